@@ -1,0 +1,277 @@
+"""The plain values that cross the stable interface.
+
+All are frozen :class:`msgspec.Struct`: comparable, hashable where their members are, and the same in the daemon's
+process, in a child process and over a network. Sizes are bytes, durations are seconds, times are aware UTC
+``datetime`` unless a name says otherwise.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated, Literal
+
+import msgspec
+
+from .errors import InvalidArgument
+
+type_name = Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z0-9_-]{0,62}$")]
+short_text = Annotated[str, msgspec.Meta(max_length=120)]
+
+
+class Value(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=False, omit_defaults=False):
+    """Base of all value types. Unknown fields are ignored, so that a newer minor version can add some."""
+
+
+class HealthState(StrEnum):
+    """How a driver is: HEALTHY works, DEGRADED works with a limitation, UNHEALTHY cannot serve, ABSENT has no ground
+    to work on here (no tool, no kernel feature)."""
+
+    HEALTHY = "healthy"
+    DEGRADED = "degraded"
+    UNHEALTHY = "unhealthy"
+    ABSENT = "absent"
+
+
+class Health(Value, frozen=True):
+    """A state and the sentence that explains it to an operator. The sentence names the mend where there is one."""
+
+    state: HealthState
+    reason: str
+
+    @property
+    def usable(self) -> bool:
+        return self.state in (HealthState.HEALTHY, HealthState.DEGRADED)
+
+
+class Description(Value, frozen=True):
+    """What a driver is and can do, from :meth:`anvild.sdk.Driver.describe`.
+
+    ``slots`` is how many devices the driver can make at the same time; 0 for a driver that only finds devices.
+    """
+
+    name: type_name
+    version: str
+    platforms: tuple[type_name, ...]
+    capabilities: tuple[str, ...]
+    health: Health
+    slots: Annotated[int, msgspec.Meta(ge=0)] = 0
+    facts: dict[str, str] = {}
+
+
+class DeviceStatus(StrEnum):
+    """PROVISIONING is being made or booted, READY takes work, OFFLINE is known but away, RETIRED is gone for good."""
+
+    PROVISIONING = "provisioning"
+    READY = "ready"
+    OFFLINE = "offline"
+    RETIRED = "retired"
+
+
+class DeviceFact(Value, frozen=True):
+    """What a driver knows of one device.
+
+    ``identity`` is stable for the life of the device: a serial, a UDID, a WWN; never a path or a port number.
+    ``handle`` is the driver's own opaque text (at most 16 KiB): the daemon stores it and gives it back to
+    :meth:`anvild.sdk.Driver.recover` after a restart.
+    """
+
+    identity: Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
+    platform: type_name
+    name: short_text
+    status: DeviceStatus
+    model: short_text | None = None
+    firmware_version: short_text | None = None
+    capabilities: tuple[str, ...] = ()
+    facts: dict[str, str] = {}
+    reason: str | None = None
+    handle: Annotated[str, msgspec.Meta(max_length=16384)] | None = None
+
+
+class Sighting(Value, frozen=True):
+    """One report of a driver's watch: the device was seen (or has changed), or is lost."""
+
+    kind: Literal["seen", "lost"]
+    device: DeviceFact
+
+
+class Lease(Value, frozen=True):
+    """The right to one device, as a driver sees it. ``fence`` grows with every lease of the device."""
+
+    lease_id: str
+    fence: int
+    holder: str
+
+
+class RecoveryState(StrEnum):
+    """What became of a device while the daemon was away."""
+
+    RUNNING = "running"
+    ENDED = "ended"
+    LOST = "lost"
+
+
+class Recovery(Value, frozen=True):
+    """The answer of :meth:`anvild.sdk.Driver.recover`. ``device`` is present when the state is RUNNING."""
+
+    state: RecoveryState
+    reason: str
+    device: DeviceFact | None = None
+
+
+class TerminalSize(Value, frozen=True):
+    """The size of a terminal in characters."""
+
+    columns: Annotated[int, msgspec.Meta(ge=1, le=4096)] = 80
+    rows: Annotated[int, msgspec.Meta(ge=1, le=4096)] = 24
+
+
+class Command(Value, frozen=True):
+    """A program to start on a device.
+
+    ``argv`` is passed as it is, never through a shell. ``env`` is added to the device's default environment.
+    ``tag`` names the process: a tagged process keeps running, and its output is kept up to the driver's limit, when
+    the connection or the daemon goes away; :meth:`anvild.sdk.Exec.attach` finds it again. A terminal joins standard
+    output and standard error into one stream.
+    """
+
+    argv: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
+    env: dict[str, str] = {}
+    cwd: str | None = None
+    user: str | None = None
+    tag: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")] | None = None
+    terminal: TerminalSize | None = None
+    stdin: bool = False
+
+
+class Exit(Value, frozen=True):
+    """How a process ended: an exit code, or the number of the signal that ended it."""
+
+    code: int | None
+    signal: int | None = None
+
+    @property
+    def ok(self) -> bool:
+        return self.code == 0
+
+
+class Stream(StrEnum):
+    """Where a chunk of output came from."""
+
+    STDOUT = "stdout"
+    STDERR = "stderr"
+
+
+class Output(Value, frozen=True):
+    """A chunk of a process's output, in the order in which the device produced it."""
+
+    stream: Stream
+    data: bytes
+
+
+class Completed(Value, frozen=True):
+    """A process that has ended, with all its output. ``truncated`` says that output beyond the limit was dropped."""
+
+    exit: Exit
+    stdout: bytes
+    stderr: bytes
+    truncated: bool = False
+
+
+class ProcessInfo(Value, frozen=True):
+    """One line of a device's process list. ``tag`` is there for processes that were started through Exec."""
+
+    pid: int
+    command: str
+    user: str | None = None
+    tag: str | None = None
+    parent: int | None = None
+
+
+class EntryType(StrEnum):
+    """What a path on a device is."""
+
+    FILE = "file"
+    DIRECTORY = "directory"
+    SYMLINK = "symlink"
+    OTHER = "other"
+
+
+class Entry(Value, frozen=True):
+    """A file, directory or link on a device. ``mode`` holds the permission bits; ``modified`` is Unix seconds."""
+
+    path: str
+    name: str
+    type: EntryType
+    size: int
+    mode: int
+    modified: float
+    owner: str | None = None
+    group: str | None = None
+    target: str | None = None
+
+
+class Sample(Value, frozen=True):
+    """One measurement of a device. ``cpu`` is percent of one host core; the rest are bytes, the I/O ones counters."""
+
+    at: datetime
+    cpu: float
+    memory: int
+    disk: int
+    read: int = 0
+    written: int = 0
+
+
+class DeviceRequest(Value, frozen=True):
+    """What a device that is made to order shall be. None means the template's own value.
+
+    ``environment`` becomes the default environment of its processes; ``labels`` are kept with the device.
+    """
+
+    template: Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
+    name: short_text
+    identity: Annotated[str, msgspec.Meta(min_length=1, max_length=64, pattern=r"^[a-z0-9][a-z0-9-]*$")]
+    vcpus: Annotated[int, msgspec.Meta(ge=1, le=64)] | None = None
+    memory: Annotated[int, msgspec.Meta(ge=16 * 2**20)] | None = None
+    disk: Annotated[int, msgspec.Meta(ge=2**20)] | None = None
+    environment: dict[str, str] = {}
+    labels: dict[str, str] = {}
+
+
+class Template(Value, frozen=True):
+    """What devices are made from. ``warm`` templates hold memory and start by fork; cold ones boot."""
+
+    name: str
+    warm: bool
+    vcpus: int
+    memory: int
+    disk: int
+    size: int
+    created: datetime
+    facts: dict[str, str] = {}
+
+
+class Severity(StrEnum):
+    """How grave a finding is."""
+
+    CRITICAL = "critical"
+    HIGH = "high"
+    MEDIUM = "medium"
+    LOW = "low"
+    INFO = "info"
+
+
+class Verdict(StrEnum):
+    """How a run's work ended."""
+
+    PASSED = "passed"
+    FAILED = "failed"
+
+
+def check_absolute(path: str) -> str:
+    """Return ``path`` when it is absolute and free of NUL; else raise :class:`InvalidArgument`."""
+    if "\0" in path:
+        raise InvalidArgument("a path on a device must not hold a NUL character")
+    if not path.startswith("/"):
+        raise InvalidArgument(f"the path {path!r} on the device must be absolute: begin it with /")
+    return path

@@ -1,0 +1,3 @@
+"""Where the driver joins the daemon."""
+
+ANVIL_API = "1.0"
