@@ -258,7 +258,7 @@ class Provision(Capability):
 
 
 class Suspend(Capability):
-    """Put whole devices aside on disk and copy them. A driver, not a session, implements this, beside Provision."""
+    """Put whole devices aside on disk with their memory. A driver, not a session, implements this, beside Provision."""
 
     capability = "suspend"
 
@@ -275,10 +275,22 @@ class Suspend(Capability):
         Raises WrongState, with the difference in words, when the host cannot restore what was saved.
         """
 
+
+class Snapshot(Capability):
+    """Make templates of devices. A driver, not a session, implements this, beside Provision.
+
+    Whether a template holds memory and processes, or files alone, is told by its ``warm``.
+    """
+
+    capability = "snapshot"
+
     @abstractmethod
     @verb(deadline=300)
     async def snapshot(self, identity: str, template: str) -> Template:
-        """Make a template of a device, running or suspended; a running one goes on. Raises AlreadyExists."""
+        """Make a template of a device, running or suspended; a running one goes on.
+
+        Cancelling it leaves no half template. Raises NotFound, AlreadyExists, ResourceExhausted.
+        """
 
     @abstractmethod
     @verb(deadline=60)
@@ -304,7 +316,7 @@ class ImageBuild(Capability):
 SESSION_CAPABILITIES: dict[str, type[Capability]] = {c.capability: c for c in (Exec, Files, Power, Pause, Measure)}
 """Every capability that a session can offer, by name."""
 
-DRIVER_CAPABILITIES: dict[str, type[Capability]] = {c.capability: c for c in (Provision, Suspend, ImageBuild)}
+DRIVER_CAPABILITIES: dict[str, type[Capability]] = {c.capability: c for c in (Provision, Suspend, Snapshot, ImageBuild)}
 """Every capability that a driver itself can offer, by name."""
 
 
