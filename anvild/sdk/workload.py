@@ -17,13 +17,16 @@ Json = Any
 
 
 class Requirements(msgspec.Struct, frozen=True, kw_only=True):
-    """What a run needs of a device. ``platforms`` empty means any. ``make`` asks for a device made to order when no
-    present device fits; ``drivers`` narrows the choice to drivers by name."""
+    """What a run needs of a device. ``platforms`` empty means any; ``drivers`` narrows the choice to drivers by name.
+
+    ``make`` says, by driver's name, what device to make to order when no present one fits: a driver that is not named
+    there makes none. The engine gives each device that it makes an ``identity`` of its own in place of the request's.
+    """
 
     platforms: tuple[str, ...] = ()
     capabilities: tuple[str, ...] = ()
     drivers: tuple[str, ...] = ()
-    make: DeviceRequest | None = None
+    make: dict[str, DeviceRequest] = {}
 
 
 class RunInfo(msgspec.Struct, frozen=True, kw_only=True):
