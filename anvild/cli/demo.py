@@ -1,0 +1,152 @@
+"""``make demo``: the whole of anvild in one go, with the commands that a person would type.
+
+It keeps its data under ``.cache/demo`` of the present directory (``ANVIL_DEMO_DIR`` names another place), so that the
+second time finds the guest image built. Nothing in here is special: each step is ``anvil`` or ``anvild``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+READY_SECONDS = 60
+STOP_SECONDS = 60
+
+console = Console(highlight=False)
+
+
+class DemoFailed(Exception):
+    """A step did not work; the message says which and what it printed."""
+
+
+def main() -> int:
+    """Run the demo and return the exit status: 0 only when the pipeline passed and everything ended cleanly."""
+    directory = Path(os.environ.get("ANVIL_DEMO_DIR", ".cache/demo")).resolve()
+    directory.mkdir(parents=True, exist_ok=True)
+    try:
+        return _demo(directory)
+    except DemoFailed as error:
+        console.print(f"[bold red]The demo failed:[/] {error}")
+        return 1
+
+
+def _demo(directory: Path) -> int:
+    data, log = directory / "data", directory / "anvild.log"
+    began = time.monotonic()
+    # No hypervisor can be installed everywhere: then namespaces carry the guest, and the demo says so.
+    driver = "microvm" if shutil.which("qemu-system-x86_64") or shutil.which("qemu-system-aarch64") else "sandbox"
+    if driver == "sandbox":
+        console.print("[yellow]No QEMU on this machine: the guest is a namespace sandbox, which shares this kernel.[/]")
+    config = directory / "anvild.toml"
+    config.write_text("[drivers.%s]\nenabled = false\n" % ("sandbox" if driver == "microvm" else "microvm"))
+
+    keys = _bootstrap(data)
+    if driver == "microvm":
+        _step("building the guest image (cached after the first time)")
+        _run([_program("anvil"), "image", "build", "minimal", "--data-dir", str(data), "--config", str(config)])
+    _step("starting the daemon")
+    with _daemon(data, config, log) as url:
+        console.print(f"  ready at [bold]{url}[/] after {time.monotonic() - began:.1f} s")
+        environ = {**os.environ, "ANVIL_URL": url, "ANVIL_API_KEY": keys["live_key"]}
+        _step("what runs here")
+        _run([_program("anvil"), "drivers"], environ)
+        _step(f"running the pipeline smoke on a guest of the driver {driver}")
+        started = time.monotonic()
+        status = subprocess.run([_program("anvil"), "run", "smoke", "--wait"], env=environ, check=False).returncode
+        took = time.monotonic() - started
+        run = _latest_run(environ)
+        reports = _fetch_artifacts(run["id"], directory / "artifacts", environ)
+    table = Table(title="anvild demo")
+    for column in ("pipeline", "run", "verdict", "took", "report"):
+        table.add_column(column)
+    report = next((str(path) for path in reports if path.suffix == ".html"), "none")
+    table.add_row(run["pipeline"], run["id"], run["status"], f"{took:.1f} s", report)
+    console.print(table)
+    console.print(f"The API was at {url}/api/v1 (its description: {url}/api/v1/openapi.json). The log is {log}.")
+    console.print(f"The whole demo took {time.monotonic() - began:.1f} s.")
+    return 0 if status == 0 and run["status"] == "passed" else 1
+
+
+def _step(text: str) -> None:
+    console.print(f"[bold cyan]·[/] {text}")
+
+
+def _program(name: str) -> str:
+    return str(Path(sys.executable).parent / name)
+
+
+def _run(command: list[str], environ: dict[str, str] | None = None) -> None:
+    status = subprocess.run(command, env=environ, check=False).returncode
+    if status != 0:
+        raise DemoFailed(f"{' '.join(Path(part).name for part in command[:3])} ended with status {status}")
+
+
+def _output(command: list[str], environ: dict[str, str] | None = None) -> str:
+    done = subprocess.run(command, env=environ, check=False, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise DemoFailed(f"{Path(command[0]).name} {command[1]}: {done.stderr.strip() or done.stdout.strip()}")
+    return done.stdout
+
+
+def _bootstrap(data: Path) -> dict[str, str]:
+    """Make or find the demo's user. The password lies beside the data, readable by its owner alone."""
+    secret = data.with_name("password")
+    if not secret.exists():
+        secret.touch(mode=0o600)
+        secret.write_text(secrets.token_urlsafe(16))
+    command = [_program("anvil"), "bootstrap", "--data-dir", str(data), "--email", "demo@example.org"]
+    keys: dict[str, str] = json.loads(_output([*command, "--password", secret.read_text(), "--json"]))
+    return keys
+
+
+@contextlib.contextmanager
+def _daemon(data: Path, config: Path, log: Path) -> Iterator[str]:
+    """Run the daemon on a free port; end it, and say so when it does not end cleanly."""
+    command = [_program("anvild"), "serve", "--data-dir", str(data), "--config", str(config)]
+    with log.open("ab") as errors:
+        process = subprocess.Popen([*command, "--listen", "127.0.0.1:0"], stdout=subprocess.PIPE, stderr=errors)
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        if not line:
+            raise DemoFailed(f"the daemon did not start; its log is {log}")
+        yield json.loads(line)["url"]
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            status = process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            raise DemoFailed(f"the daemon did not stop within {STOP_SECONDS} s; its log is {log}") from None
+    if status != 0:
+        raise DemoFailed(f"the daemon ended with status {status}; its log is {log}")
+    _step("the daemon stopped cleanly")
+
+
+def _latest_run(environ: dict[str, str]) -> dict[str, str]:
+    runs = json.loads(_output([_program("anvil"), "runs", "list", "--json"], environ))["runs"]
+    run: dict[str, str] = runs[0]
+    return run
+
+
+def _fetch_artifacts(run_id: str, directory: Path, environ: dict[str, str]) -> list[Path]:
+    target = directory / run_id
+    _output([_program("anvil"), "runs", "fetch", run_id, "--to", str(target), "--json"], environ)
+    return sorted(target.iterdir())
+
+
+if __name__ == "__main__":
+    sys.exit(main())
