@@ -1,0 +1,129 @@
+"""The report of a run: ``report.json`` for programs and ``report.html``, one file without any other, for people."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from html import escape
+
+import msgspec
+
+from .pipelines import Step
+from .progress import Result
+from .work import Work
+
+__all__ = ["Report", "ReportedStep", "html", "write_report"]
+
+STYLE = """
+:root { color-scheme: light dark; font: 15px/1.5 system-ui, sans-serif; }
+body { max-width: 60rem; margin: 3rem auto; padding: 0 1rem; }
+h1 { font-size: 1.5rem; margin: 0; } h1 span { font-weight: 400; }
+dl { display: grid; grid-template-columns: max-content 1fr; gap: .2rem 1.5rem; margin: 1.5rem 0; }
+dt { opacity: .65; } dd { margin: 0; overflow-wrap: anywhere; }
+table { border-collapse: collapse; width: 100%; }
+th, td { text-align: left; vertical-align: top; padding: .4rem .8rem .4rem 0; border-top: 1px solid #8884; }
+td:last-child, th:last-child { text-align: right; } td { overflow-wrap: anywhere; }
+.passed { color: #197a3b; } .failed { color: #c22f2f; } .skipped { opacity: .6; }
+@media (prefers-color-scheme: dark) { .passed { color: #5fce86; } .failed { color: #ff8080; } }
+"""
+
+
+class ReportedStep(msgspec.Struct, frozen=True, kw_only=True):
+    """One step of the report; ``seconds`` is how long it took."""
+
+    step: str
+    verb: str
+    result: Result
+    reason: str
+    seconds: float
+    required: bool
+    severity: str
+    finding: str | None
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    """The report of one attempt of a run."""
+
+    run: str
+    attempt: int
+    pipeline: str
+    description: str
+    verdict: str
+    reason: str
+    device: str
+    platform: str
+    parameters: dict[str, str]
+    values: dict[str, str]
+    steps: list[ReportedStep]
+
+
+async def write_report(work: Work, steps: Sequence[Step]) -> None:
+    """Store both forms as artifacts of the run. Done again, they replace the first ones."""
+    report = _report(work, steps)
+    data = msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n"
+    await _store(work, "report.json", data, "application/json")
+    await _store(work, "report.html", html(report).encode(), "text/html; charset=utf-8")
+
+
+def _report(work: Work, steps: Sequence[Step]) -> Report:
+    run, pipeline, progress = work.context.run, work.frozen.pipeline, work.progress
+    passed = sum(record.result == "passed" for record in progress.records)
+    return Report(
+        run=run.run_id,
+        attempt=run.attempt,
+        pipeline=pipeline.name,
+        description=pipeline.description,
+        verdict="passed" if progress.failed is None else "failed",
+        reason=progress.failed or f"{passed} of {len(steps)} steps passed",
+        device=work.session.device.name,
+        platform=work.session.device.platform,
+        parameters=work.frozen.parameters,
+        values=progress.values,
+        steps=[
+            ReportedStep(
+                step=step.name,
+                verb=str(step.__struct_config__.tag),
+                result=record.result,
+                reason=record.reason,
+                seconds=record.seconds,
+                required=step.required,
+                severity=step.severity.value,
+                finding=record.finding,
+            )
+            for step, record in zip(steps, progress.records, strict=True)
+        ],
+    )
+
+
+async def _store(work: Work, name: str, data: bytes, media_type: str) -> None:
+    async def content() -> AsyncGenerator[bytes, None]:
+        yield data
+
+    async with aclosing(content()) as source:
+        await work.context.artifact(name, source, media_type=media_type)
+
+
+def html(report: Report) -> str:
+    """Return the report as one HTML document."""
+    facts = {
+        "Run": f"{report.run}, attempt {report.attempt}",
+        "Device": f"{report.device} ({report.platform})",
+        "Result": report.reason,
+        **report.parameters,
+        **report.values,
+    }
+    listed = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in facts.items())
+    rows = "".join(
+        f'<tr><td>{escape(step.step)}</td><td>{escape(step.verb)}</td><td class="{step.result}">{step.result}</td>'
+        f"<td>{escape(step.finding or step.reason)}</td><td>{step.seconds:.2f} s</td></tr>"
+        for step in report.steps
+    )
+    title = f"{escape(report.pipeline)}: {report.verdict}"
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        f"<title>{title}</title><style>{STYLE}</style></head>"
+        f'<body><h1>{escape(report.pipeline)} <span class="{report.verdict}">{report.verdict}</span></h1>'
+        f"<p>{escape(report.description)}</p><dl>{listed}</dl>"
+        "<table><thead><tr><th>Step</th><th>Verb</th><th>Result</th><th></th><th>Time</th></tr></thead>"
+        f"<tbody>{rows}</tbody></table></body></html>\n"
+    )
