@@ -1,0 +1,213 @@
+"""What differs between the two databases: how to connect, how to begin, what an error means."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import psycopg
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, StatementError
+from sqlalchemy.pool import NullPool
+
+from anvild.core.errors import StorageFull
+from anvild.core.store.errors import StoreError
+from anvild.sdk import AnvilError, Unavailable
+
+__all__ = ["CHANNEL", "Database", "Postgresql", "Sqlite", "database_at"]
+
+CHANNEL = "anvil_commits"  # PostgreSQL's notification channel on which a daemon says that it has committed events
+_LOCK = 0x616E76696C64  # the advisory lock that each writing transaction takes first
+_BUSY_SECONDS = 10
+_FULL_BELOW = 1 << 20  # an I/O error on a file system with less free bytes than this is taken for a full disk
+
+
+class Database(ABC):
+    """A database by its URL. Nothing here is kept open: each thread makes its own connection and ends it."""
+
+    dialect: ClassVar[Literal["sqlite", "postgresql"]]
+
+    def __init__(self, url: URL) -> None:
+        self.url = url
+        self.writer = self._engine()
+        self.reader = self._engine().execution_options(isolation_level="AUTOCOMMIT")
+        event.listen(self.writer, "connect", self._prepare_writer)
+        event.listen(self.writer, "begin", self._begin)
+        event.listen(self.reader, "connect", self._prepare_reader)
+
+    @property
+    def name(self) -> str:
+        """The URL without its password, for messages."""
+        return self.url.render_as_string(hide_password=True)
+
+    @abstractmethod
+    def _engine(self) -> Engine: ...
+
+    @abstractmethod
+    def _prepare_writer(self, connection: Any, record: object) -> None: ...
+
+    @abstractmethod
+    def _prepare_reader(self, connection: Any, record: object) -> None: ...
+
+    @abstractmethod
+    def _begin(self, connection: Connection) -> None:
+        """Become the one writer until the transaction ends."""
+
+    @abstractmethod
+    def notify(self, connection: Connection, sender: str) -> None:
+        """Tell the other daemons, when this transaction commits, that there is something new."""
+
+    @abstractmethod
+    def _meaning(self, error: DBAPIError) -> AnvilError | None:
+        """What a database error means to a caller; None for one that is the statement's own fault."""
+
+    def translate(self, error: BaseException) -> BaseException:
+        """Return what the caller of a job is to get for an exception that the job or its transaction raised."""
+        if isinstance(error, StatementError) and isinstance(error.orig, AnvilError):
+            return error.orig
+        meaning = self._meaning(error) if isinstance(error, DBAPIError) else None
+        if meaning is None:
+            return error
+        meaning.__cause__ = error
+        return meaning
+
+
+class Sqlite(Database):
+    """One file, shared by the threads of the daemon and, now and then, by a command beside it."""
+
+    dialect = "sqlite"
+
+    def __init__(self, url: URL) -> None:
+        if url.database in (None, "", ":memory:"):
+            raise StoreError(f"{url} names no file; write sqlite:///PATH")
+        self.path = Path(str(url.database)).absolute()
+        super().__init__(url.set(database=str(self.path)))
+
+    def create_file(self) -> None:
+        """Make the file and its directory, readable by their owner alone; SQLite gives its side files the same mode."""
+        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+
+    @staticmethod
+    def suspend_foreign_keys(connection: Connection) -> None:
+        """Do not enforce foreign keys on this connection from now on. Has no effect within a transaction."""
+        assert connection.connection.dbapi_connection is not None
+        connection.connection.dbapi_connection.execute("PRAGMA foreign_keys = OFF").close()
+
+    def _engine(self) -> Engine:
+        return create_engine(self.url, poolclass=NullPool, skip_autocommit_rollback=True)
+
+    def _prepare_writer(self, connection: sqlite3.Connection, record: object) -> None:
+        self._prepare(connection)
+        connection.execute("PRAGMA journal_mode = WAL").close()
+        connection.execute("PRAGMA journal_size_limit = 67108864").close()
+
+    def _prepare_reader(self, connection: sqlite3.Connection, record: object) -> None:
+        self._prepare(connection)
+        connection.execute("PRAGMA query_only = ON").close()
+
+    def _prepare(self, connection: sqlite3.Connection) -> None:
+        connection.isolation_level = None  # the driver opens no transaction by itself; see _begin
+        for pragma in (f"busy_timeout = {_BUSY_SECONDS * 1000}", "synchronous = FULL", "foreign_keys = ON"):
+            connection.execute(f"PRAGMA {pragma}").close()
+
+    def _begin(self, connection: Connection) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    def notify(self, connection: Connection, sender: str) -> None:
+        """Nothing to do: the file has one daemon, and what a command writes beside it is found by a slow sweep."""
+
+    def _meaning(self, error: DBAPIError) -> AnvilError | None:
+        code = getattr(error.orig, "sqlite_errorcode", sqlite3.SQLITE_OK) & 0xFF  # the primary result code
+        if code == sqlite3.SQLITE_FULL:
+            return StorageFull(f"the disk that holds {self.path} is full")
+        if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            return Unavailable(f"{self.path} is locked by another program for more than {_BUSY_SECONDS} s")
+        if code in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN):
+            if shutil.disk_usage(self.path.parent).free < _FULL_BELOW:
+                return StorageFull(f"the disk that holds {self.path} is full")
+            return Unavailable(f"{self.path} cannot be read or written: {error.orig}")
+        if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+            return StoreError(f"{self.path} is damaged ({error.orig}); restore a backup")
+        return None
+
+
+class Postgresql(Database):
+    """A server that the daemons of a fleet share."""
+
+    dialect = "postgresql"
+
+    # Defaults for what the URL does not say: a dead network ends a connection within a quarter of a minute.
+    _CONNECT: ClassVar[dict[str, str]] = {
+        "application_name": "anvild",
+        "connect_timeout": "5",
+        "keepalives_idle": "5",
+        "keepalives_interval": "3",
+        "keepalives_count": "3",
+        "tcp_user_timeout": "15000",
+    }
+
+    def connect(self) -> psycopg.Connection[tuple[Any, ...]]:
+        """Open a bare connection in autocommit mode, for LISTEN. Blocks; raises psycopg.Error."""
+        arguments, keywords = self.writer.dialect.create_connect_args(self.url)
+        connection: psycopg.Connection[tuple[Any, ...]] = psycopg.connect(*arguments, **keywords, autocommit=True)
+        return connection
+
+    def _engine(self) -> Engine:
+        self.url = self.url.set(drivername="postgresql+psycopg", query={**self._CONNECT, **self.url.query})
+        return create_engine(self.url, poolclass=NullPool, skip_autocommit_rollback=True)
+
+    def _prepare_writer(self, connection: psycopg.Connection[Any], record: object) -> None:
+        # A daemon that was stopped in the middle of a transaction must not stop the whole fleet.
+        self._execute(connection, f"SET lock_timeout = '{_BUSY_SECONDS}s'")
+        self._execute(connection, "SET idle_in_transaction_session_timeout = '30s'")
+
+    def _prepare_reader(self, connection: psycopg.Connection[Any], record: object) -> None:
+        self._execute(connection, "SET default_transaction_read_only = on")
+
+    def _execute(self, connection: psycopg.Connection[Any], statement: str) -> None:
+        before = connection.autocommit
+        connection.autocommit = True
+        connection.execute(statement.encode())
+        connection.autocommit = before
+
+    def _begin(self, connection: Connection) -> None:
+        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_LOCK})")
+
+    def notify(self, connection: Connection, sender: str) -> None:
+        connection.exec_driver_sql("SELECT pg_notify(%s, %s)", (CHANNEL, sender))
+
+    def _meaning(self, error: DBAPIError) -> AnvilError | None:
+        if not isinstance(error.orig, psycopg.Error):
+            return None
+        state = error.orig.sqlstate
+        if state == "53100":
+            return StorageFull(f"the disk of the database {self.name} is full")
+        if error.connection_invalidated or (state is None and isinstance(error.orig, psycopg.OperationalError)):
+            return Unavailable(f"the database {self.name} cannot be reached")
+        # resources, cancelled or shut down, lock not available, serialization, idle in a transaction for too long
+        if state is not None and state.startswith(("08", "53", "57", "55P03", "40", "25P03")):
+            return Unavailable(f"the database {self.name} cannot serve now: {error.orig}")
+        return None
+
+
+def database_at(url: str) -> Database:
+    """Return the database that a URL of the settings names. Raises StoreError for one that is neither of the two."""
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        raise StoreError("the database URL cannot be read; write sqlite:///PATH or postgresql://HOST/NAME") from None
+    match parsed.get_backend_name():
+        case "sqlite":
+            return Sqlite(parsed)
+        case "postgresql":
+            return Postgresql(parsed)
+        case other:
+            raise StoreError(
+                f"{other} is no database that anvild knows; write sqlite:///PATH or postgresql://HOST/NAME"
+            )

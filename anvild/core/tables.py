@@ -1,0 +1,9 @@
+"""All tables of the daemon. Importing this module makes ``anvild.core.store.metadata`` complete."""
+
+from __future__ import annotations
+
+from anvild.core.artifacts import tables as artifacts
+from anvild.core.events import tables as events
+from anvild.core.store import metadata
+
+__all__ = ["artifacts", "events", "metadata"]
