@@ -39,7 +39,7 @@ class Follower(AsyncIterator[Event]):
         page: Callable[[int, int | None], Awaitable[list[Event]]],
         join: Callable[[Follower], int],
     ) -> None:
-        """``page(after, before)`` reads the log; ``join`` joins the live tail and returns the id that it starts after."""
+        """``page(after, before)`` reads the log; ``join`` joins the tail and returns the id that it starts after."""
         self.where = where
         self._position = after  # the last event that the reader has got
         self._read_to = after  # the last event that was read from the log

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import psycopg
-from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy import Connection, create_engine, event
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, StatementError
 from sqlalchemy.pool import NullPool
@@ -33,9 +33,10 @@ class Database(ABC):
     dialect: ClassVar[Literal["sqlite", "postgresql"]]
 
     def __init__(self, url: URL) -> None:
-        self.url = url
-        self.writer = self._engine()
-        self.reader = self._engine().execution_options(isolation_level="AUTOCOMMIT")
+        self.url = self._complete(url)
+        self.writer = create_engine(self.url, poolclass=NullPool)
+        reader = create_engine(self.url, poolclass=NullPool, skip_autocommit_rollback=True)
+        self.reader = reader.execution_options(isolation_level="AUTOCOMMIT")
         event.listen(self.writer, "connect", self._prepare_writer)
         event.listen(self.writer, "begin", self._begin)
         event.listen(self.reader, "connect", self._prepare_reader)
@@ -46,7 +47,8 @@ class Database(ABC):
         return self.url.render_as_string(hide_password=True)
 
     @abstractmethod
-    def _engine(self) -> Engine: ...
+    def _complete(self, url: URL) -> URL:
+        """Return the URL with what it leaves open."""
 
     @abstractmethod
     def _prepare_writer(self, connection: Any, record: object) -> None: ...
@@ -84,9 +86,9 @@ class Sqlite(Database):
 
     def __init__(self, url: URL) -> None:
         if url.database in (None, "", ":memory:"):
-            raise StoreError(f"{url} names no file; write sqlite:///PATH")
+            raise StoreError(f"{url.render_as_string()} names no file; write sqlite:///PATH")
         self.path = Path(str(url.database)).absolute()
-        super().__init__(url.set(database=str(self.path)))
+        super().__init__(url)
 
     def create_file(self) -> None:
         """Make the file and its directory, readable by their owner alone; SQLite gives its side files the same mode."""
@@ -99,8 +101,8 @@ class Sqlite(Database):
         assert connection.connection.dbapi_connection is not None
         connection.connection.dbapi_connection.execute("PRAGMA foreign_keys = OFF").close()
 
-    def _engine(self) -> Engine:
-        return create_engine(self.url, poolclass=NullPool, skip_autocommit_rollback=True)
+    def _complete(self, url: URL) -> URL:
+        return url.set(database=str(self.path))
 
     def _prepare_writer(self, connection: sqlite3.Connection, record: object) -> None:
         self._prepare(connection)
@@ -158,9 +160,8 @@ class Postgresql(Database):
         connection: psycopg.Connection[tuple[Any, ...]] = psycopg.connect(*arguments, **keywords, autocommit=True)
         return connection
 
-    def _engine(self) -> Engine:
-        self.url = self.url.set(drivername="postgresql+psycopg", query={**self._CONNECT, **self.url.query})
-        return create_engine(self.url, poolclass=NullPool, skip_autocommit_rollback=True)
+    def _complete(self, url: URL) -> URL:
+        return url.set(drivername="postgresql+psycopg", query={**self._CONNECT, **url.query})
 
     def _prepare_writer(self, connection: psycopg.Connection[Any], record: object) -> None:
         # A daemon that was stopped in the middle of a transaction must not stop the whole fleet.

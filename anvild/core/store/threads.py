@@ -173,8 +173,6 @@ class Writer:
         """Give each request its outcome."""
         if self._attempt(group, isolated=False):
             return
-        if len(group) == 1 and self._link.connected:
-            return
         self.redone += len(group)
         if self._attempt(group, isolated=True) or len(group) == 1:
             return
@@ -182,7 +180,7 @@ class Writer:
             self._serve([request])
 
     def _attempt(self, group: list[Request], *, isolated: bool) -> bool:
-        """Run the group as one transaction; False when it was undone and may be run again."""
+        """Run the group as one transaction; False when it was undone and should be run again."""
         try:
             connection = self._begin()
         except Exception as error:  # whatever it is, the callers get it
@@ -201,14 +199,14 @@ class Writer:
         except BaseException as error:  # a thread has nobody above it; the callers get it
             self._undo(connection, error)
             self._fail(group, error)
-            return False
+            return len(group) == 1 and not _lost(error)
         try:
             connection.commit()
         except BaseException as error:
-            self._undo(connection, error)
+            self._link.drop()  # the driver may still be in the transaction, which SQLAlchemy takes for ended
             self._fail(group, error)
             # A connection that is lost during the commit leaves it open whether it took effect: never twice.
-            return _lost(error)
+            return len(group) == 1 or _lost(error)
         self._announced += announced
         self.transactions += 1
         self.jobs += len(group)
