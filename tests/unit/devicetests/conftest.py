@@ -1,0 +1,319 @@
+"""A device of processes and files on this machine, and a keeper of what a workload says, which can fail anywhere."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import msgspec
+import pytest
+import trio
+
+from anvild.devicetests.pipelines import Frozen, freeze, parse
+from anvild.devicetests.workload import PipelineWorkload
+from anvild.sdk import (
+    AlreadyExists,
+    Command,
+    DeviceFact,
+    DeviceStatus,
+    Entry,
+    EntryType,
+    Exec,
+    Exit,
+    Files,
+    NotFound,
+    Outcome,
+    Output,
+    Process,
+    ProcessInfo,
+    RunInfo,
+    Session,
+    Severity,
+    Stream,
+    TerminalSize,
+)
+
+
+class Job:
+    """A process of the machine. What it writes is kept until somebody takes it."""
+
+    def __init__(self, process: trio.Process) -> None:
+        self.process = process
+        self.kept: list[Output] = []
+        self.open = 2
+        self.news = trio.Event()
+
+    async def read(self, stream: Stream, source: trio.abc.ReceiveStream) -> None:
+        async for data in source:
+            self.kept.append(Output(stream=stream, data=bytes(data)))
+            self.tell()
+        self.open -= 1
+        self.tell()
+
+    def tell(self) -> None:
+        self.news.set()
+        self.news = trio.Event()
+
+
+class MachineProcess(Process, AsyncIterator[Output]):
+    def __init__(self, machine: Machine, job: Job, tag: str | None) -> None:
+        self.machine, self.job, self.tag, self.pid = machine, job, tag, job.process.pid
+
+    def __aiter__(self) -> AsyncIterator[Output]:
+        return self
+
+    async def __anext__(self) -> Output:
+        while not self.job.kept:
+            if not self.job.open:
+                raise StopAsyncIteration
+            await self.job.news.wait()
+        await trio.lowlevel.checkpoint()
+        return self.job.kept.pop(0)
+
+    async def send(self, data: bytes) -> None:
+        raise NotImplementedError
+
+    async def close_stdin(self) -> None:
+        raise NotImplementedError
+
+    async def wait(self) -> Exit:
+        code = await self.job.process.wait()
+        return Exit(code=code) if code >= 0 else Exit(code=None, signal=-code)
+
+    async def signal(self, number: int) -> None:
+        os.killpg(self.pid, number)
+
+    async def resize(self, size: TerminalSize) -> None:
+        raise NotImplementedError
+
+    async def aclose(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+
+@dataclass
+class Machine:
+    """The device. ``started`` lists every command that was ever started on it."""
+
+    nursery: trio.Nursery
+    started: list[tuple[str, ...]] = field(default_factory=list)
+    jobs: dict[str, Job] = field(default_factory=dict)
+
+    def session(self) -> MachineSession:
+        return MachineSession(self)
+
+
+class MachineSession(Session, Exec, Files):
+    device = DeviceFact(
+        identity="machine", platform="linux", name="this machine", status=DeviceStatus.READY, capabilities=("exec",)
+    )
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+
+    async def start(self, command: Command) -> Process:
+        assert command.tag is not None
+        if command.tag in self.machine.jobs:
+            raise AlreadyExists(f"the tag {command.tag} is in use")
+        try:
+            process = await trio.lowlevel.open_process(
+                command.argv,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env={**os.environ, **command.env},
+                cwd=command.cwd,
+                start_new_session=True,
+            )
+        except FileNotFoundError:
+            raise NotFound(f"there is no program {command.argv[0]!r}") from None
+        self.machine.started.append(command.argv)
+        job = self.machine.jobs[command.tag] = Job(process)
+        assert process.stdout is not None
+        assert process.stderr is not None
+        self.machine.nursery.start_soon(job.read, Stream.STDOUT, process.stdout)
+        self.machine.nursery.start_soon(job.read, Stream.STDERR, process.stderr)
+        return MachineProcess(self.machine, job, command.tag)
+
+    async def attach(self, tag: str) -> Process:
+        await trio.lowlevel.checkpoint()
+        if tag not in self.machine.jobs:
+            raise NotFound(f"there is no process with the tag {tag}")
+        return MachineProcess(self.machine, self.machine.jobs[tag], tag)
+
+    async def processes(self) -> Sequence[ProcessInfo]:
+        raise NotImplementedError
+
+    async def kill(self, pid: int, number: int = 9) -> None:
+        raise NotImplementedError
+
+    async def read(self, path: str) -> trio.abc.ReceiveStream:
+        try:
+            return trio.lowlevel.FdStream(os.open(path, os.O_RDONLY))
+        except FileNotFoundError:
+            raise NotFound(f"there is no file {path}") from None
+
+    async def write(
+        self, path: str, source: AsyncIterable[bytes], *, mode: int = 0o644, user: str | None = None
+    ) -> int:
+        return _write(Path(path), b"".join([piece async for piece in source]), mode)
+
+    async def list(self, path: str, *, depth: int = 1) -> Sequence[Entry]:
+        await trio.lowlevel.checkpoint()
+        return _entries(Path(path))
+
+    async def stat(self, path: str) -> Entry:
+        await trio.lowlevel.checkpoint()
+        return _entry(Path(path))
+
+    async def mkdir(self, path: str, *, mode: int = 0o755, user: str | None = None) -> Entry:
+        raise NotImplementedError
+
+    async def remove(self, path: str) -> None:
+        shutil.rmtree(path)
+
+
+def _write(path: Path, content: bytes, mode: int) -> int:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    path.chmod(mode)
+    return len(content)
+
+
+def _entries(path: Path) -> Sequence[Entry]:
+    return [_entry(each) for each in sorted(path.iterdir())]
+
+
+def _entry(path: Path) -> Entry:
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        raise NotFound(f"there is no {path}") from None
+    kind = EntryType.DIRECTORY if path.is_dir() else EntryType.FILE
+    return Entry(
+        path=str(path),
+        name=path.name,
+        type=kind,
+        size=status.st_size,
+        mode=status.st_mode & 0o7777,
+        modified=status.st_mtime,
+    )
+
+
+class Crash(Exception):
+    """The daemon dies here."""
+
+
+@dataclass
+class Kept:
+    """What outlives the daemon: everything that was durable when it died."""
+
+    checkpoint: Any = None
+    events: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+    findings: list[tuple[Severity, str, str | None, str | None]] = field(default_factory=list)
+    artifacts: dict[str, bytes] = field(default_factory=dict)
+
+    def steps(self, state: str) -> list[str]:
+        return [data["step"] for kind, data in self.events if kind == "step" and data["state"] == state]
+
+
+class Recorder:
+    """A run context that keeps what is durable in ``kept`` and dies at the ``crash_at``-th durable act, just before it
+    or just ``after`` it."""
+
+    def __init__(self, run: RunInfo, session: Session, kept: Kept, crash_at: int = -1, after: bool = False) -> None:
+        self.run = run
+        self.session = session
+        self.kept = kept
+        self.phases: list[str] = []
+        self.acts = 0
+        self.shown = trio.Event()
+        self._crash_at = crash_at
+        self._after = after
+
+    async def _act(self, act: Callable[[], None]) -> None:
+        await trio.lowlevel.checkpoint()
+        self.acts += 1
+        if self.acts == self._crash_at and not self._after:
+            raise Crash
+        act()
+        if self.acts == self._crash_at:
+            raise Crash
+
+    async def phase(self, name: str) -> None:
+        self.phases.append(name)
+
+    async def log(self, message: str, **values: Any) -> None:
+        await self._act(lambda: self.kept.events.append(("log", {"message": message, **values})))
+
+    async def emit(self, kind: str, data: Mapping[str, Any]) -> None:
+        await self._act(lambda: self.kept.events.append((kind, _plain(data))))
+
+    async def finding(
+        self, severity: Severity, *, title: str, category: str | None = None, detail: str | None = None
+    ) -> None:
+        await self._act(lambda: self.kept.findings.append((severity, title, category, detail)))
+
+    async def artifact(self, name: str, source: AsyncIterable[bytes], *, media_type: str) -> str:
+        content = b"".join([piece async for piece in source])
+        await self._act(lambda: self.kept.artifacts.update({name: content}))
+        return name
+
+    async def checkpoint(self, state: Any, *, kind: str | None = None, data: Mapping[str, Any] | None = None) -> None:
+        plain = _plain(state)
+
+        def act() -> None:
+            self.kept.checkpoint = plain
+            if kind is not None:
+                self.kept.events.append((kind, _plain(data or {})))
+            if kind == "output":
+                self.shown.set()
+
+        await self._act(act)
+
+    async def pause_point(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+
+def _plain(value: Any) -> Any:
+    encoded = msgspec.json.encode(value)
+    assert len(encoded) <= 64 * 1024
+    return msgspec.json.decode(encoded)
+
+
+@dataclass
+class Lab:
+    """Runs pipelines on the machine."""
+
+    crash: ClassVar[type[Exception]] = Crash
+
+    machine: Machine
+    kept: Kept = field(default_factory=Kept)
+
+    def frozen(self, document: str, **metadata: Any) -> Frozen:
+        return freeze(parse(document, name="test", file="test.toml"), metadata)
+
+    def context(self, frozen: Frozen, *, crash_at: int = -1, after: bool = False) -> Recorder:
+        run = RunInfo(
+            run_id="0190-run",
+            attempt=1,
+            kind="pipeline",
+            name=frozen.pipeline.name,
+            spec=_plain(msgspec.to_builtins(frozen)),
+            metadata={},
+            checkpoint=self.kept.checkpoint,
+            resumed=self.kept.checkpoint is not None,
+        )
+        return Recorder(run, self.machine.session(), self.kept, crash_at, after)
+
+    async def run(self, document: str, **metadata: Any) -> Outcome:
+        return await PipelineWorkload().run(self.context(self.frozen(document, **metadata)))
+
+
+@pytest.fixture
+async def lab(nursery: trio.Nursery) -> Lab:
+    return Lab(Machine(nursery))
