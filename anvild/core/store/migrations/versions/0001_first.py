@@ -67,3 +67,160 @@ def upgrade() -> None:
         op.f("ix_events_subject_type_subject_id_id"), "events", ["subject_type", "subject_id", "id"], unique=False
     )
     op.create_index(op.f("ix_events_team_id_id"), "events", ["team_id", "id"], unique=False)
+    op.create_table(
+        "idempotency_keys",
+        sa.Column("principal", sa.String(length=80), nullable=False),
+        sa.Column("operation", sa.String(length=200), nullable=False),
+        sa.Column("key", sa.String(length=255), nullable=False),
+        sa.Column("fingerprint", sa.String(length=64), nullable=False),
+        sa.Column("worker", columns.Id(), nullable=True),
+        sa.Column("claimed_at", columns.Timestamp(), nullable=False),
+        sa.Column("object_id", columns.Id(), nullable=False),
+        sa.Column("status", sa.Integer(), nullable=True),
+        sa.Column("headers", columns.Json(), nullable=True),
+        sa.Column("body", sa.LargeBinary(), nullable=True),
+        sa.Column("expires_at", columns.Timestamp(), nullable=False),
+        sa.PrimaryKeyConstraint("principal", "operation", "key", name=op.f("pk_idempotency_keys")),
+    )
+    op.create_index(op.f("ix_idempotency_keys_expires_at"), "idempotency_keys", ["expires_at"], unique=False)
+    op.create_table(
+        "signing_keys",
+        sa.Column("kid", sa.String(length=64), nullable=False),
+        sa.Column("purpose", sa.String(length=16), nullable=False),
+        sa.Column("algorithm", sa.String(length=16), nullable=False),
+        sa.Column("sealed", sa.Text(), nullable=False),
+        sa.Column("jwk", columns.Json(), nullable=True),
+        sa.Column("created_at", columns.Timestamp(), nullable=False),
+        sa.Column("retired_at", columns.Timestamp(), nullable=True),
+        sa.Column("expires_at", columns.Timestamp(), nullable=True),
+        sa.PrimaryKeyConstraint("kid", name=op.f("pk_signing_keys")),
+    )
+    op.create_table(
+        "teams",
+        sa.Column("id", columns.Id(), nullable=False),
+        sa.Column("name", sa.String(length=128), nullable=False),
+        sa.Column("slug", sa.String(length=32), nullable=False),
+        sa.Column("device_cap", sa.Integer(), nullable=True),
+        sa.Column("created_at", columns.Timestamp(), nullable=False),
+        sa.Column("deleted_at", columns.Timestamp(), nullable=True),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_teams")),
+        sa.UniqueConstraint("slug", name=op.f("uq_teams_slug")),
+    )
+    op.create_table(
+        "users",
+        sa.Column("id", columns.Id(), nullable=False),
+        sa.Column("number", sa.Integer(), nullable=False),
+        sa.Column("email", sa.String(length=254), nullable=True),
+        sa.Column("username", sa.String(length=128), nullable=True),
+        sa.Column("name", sa.String(length=100), nullable=False),
+        sa.Column("password_hash", sa.Text(), nullable=True),
+        sa.Column("status", sa.String(length=16), nullable=False),
+        sa.Column("is_admin", sa.Boolean(), nullable=False),
+        sa.Column("lab_role", sa.String(length=16), nullable=False),
+        sa.Column("token_generation", sa.Integer(), nullable=False),
+        sa.Column("created_at", columns.Timestamp(), nullable=False),
+        sa.Column("last_login_at", columns.Timestamp(), nullable=True),
+        sa.Column("deleted_at", columns.Timestamp(), nullable=True),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_users")),
+        sa.UniqueConstraint("email", name=op.f("uq_users_email")),
+        sa.UniqueConstraint("number", name=op.f("uq_users_number")),
+        sa.UniqueConstraint("username", name=op.f("uq_users_username")),
+    )
+    op.create_table(
+        "api_keys",
+        sa.Column("id", columns.Id(), nullable=False),
+        sa.Column("team_id", columns.Id(), nullable=False),
+        sa.Column("name", sa.String(length=120), nullable=False),
+        sa.Column("digest", sa.String(length=64), nullable=False),
+        sa.Column("prefix", sa.String(length=16), nullable=False),
+        sa.Column("last4", sa.String(length=4), nullable=False),
+        sa.Column("scopes", columns.Json(), nullable=False),
+        sa.Column("created_by", columns.Id(), nullable=True),
+        sa.Column("created_at", columns.Timestamp(), nullable=False),
+        sa.Column("last_used_at", columns.Timestamp(), nullable=True),
+        sa.Column("revoked_at", columns.Timestamp(), nullable=True),
+        sa.ForeignKeyConstraint(["created_by"], ["users.id"], name=op.f("fk_api_keys_created_by")),
+        sa.ForeignKeyConstraint(["team_id"], ["teams.id"], name=op.f("fk_api_keys_team_id")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_api_keys")),
+        sa.UniqueConstraint("digest", name=op.f("uq_api_keys_digest")),
+    )
+    op.create_index(op.f("ix_api_keys_created_by"), "api_keys", ["created_by"], unique=False)
+    op.create_index("ix_api_keys_team_id_created_at", "api_keys", ["team_id", "created_at"], unique=False)
+    op.create_table(
+        "memberships",
+        sa.Column("team_id", columns.Id(), nullable=False),
+        sa.Column("user_id", columns.Id(), nullable=False),
+        sa.Column("role", sa.String(length=16), nullable=False),
+        sa.Column("is_default", sa.Boolean(), nullable=False),
+        sa.Column("joined_at", columns.Timestamp(), nullable=False),
+        sa.ForeignKeyConstraint(["team_id"], ["teams.id"], name=op.f("fk_memberships_team_id")),
+        sa.ForeignKeyConstraint(["user_id"], ["users.id"], name=op.f("fk_memberships_user_id")),
+        sa.PrimaryKeyConstraint("team_id", "user_id", name=op.f("pk_memberships")),
+    )
+    op.create_index(op.f("ix_memberships_user_id"), "memberships", ["user_id"], unique=False)
+    op.create_table(
+        "sessions",
+        sa.Column("id", columns.Id(), nullable=False),
+        sa.Column("digest", sa.String(length=64), nullable=False),
+        sa.Column("csrf_digest", sa.String(length=64), nullable=False),
+        sa.Column("user_id", columns.Id(), nullable=False),
+        sa.Column("team_id", columns.Id(), nullable=True),
+        sa.Column("user_agent", sa.String(length=400), nullable=True),
+        sa.Column("ip", sa.String(length=64), nullable=True),
+        sa.Column("created_at", columns.Timestamp(), nullable=False),
+        sa.Column("last_seen_at", columns.Timestamp(), nullable=False),
+        sa.Column("expires_at", columns.Timestamp(), nullable=False),
+        sa.Column("revoked_at", columns.Timestamp(), nullable=True),
+        sa.ForeignKeyConstraint(["team_id"], ["teams.id"], name=op.f("fk_sessions_team_id")),
+        sa.ForeignKeyConstraint(["user_id"], ["users.id"], name=op.f("fk_sessions_user_id")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_sessions")),
+        sa.UniqueConstraint("digest", name=op.f("uq_sessions_digest")),
+    )
+    op.create_index(op.f("ix_sessions_expires_at"), "sessions", ["expires_at"], unique=False)
+    op.create_index(op.f("ix_sessions_user_id"), "sessions", ["user_id"], unique=False)
+    op.create_table(
+        "tokens",
+        sa.Column("id", columns.Id(), nullable=False),
+        sa.Column("kind", sa.String(length=32), nullable=False),
+        sa.Column("number", sa.Integer(), nullable=True),
+        sa.Column("digest", sa.String(length=64), nullable=False),
+        sa.Column("user_id", columns.Id(), nullable=True),
+        sa.Column("team_id", columns.Id(), nullable=True),
+        sa.Column("host_id", columns.Id(), nullable=True),
+        sa.Column("family", columns.Id(), nullable=True),
+        sa.Column("name", sa.String(length=120), nullable=True),
+        sa.Column("abilities", columns.Json(), nullable=True),
+        sa.Column("created_at", columns.Timestamp(), nullable=False),
+        sa.Column("expires_at", columns.Timestamp(), nullable=True),
+        sa.Column("used_at", columns.Timestamp(), nullable=True),
+        sa.Column("last_used_at", columns.Timestamp(), nullable=True),
+        sa.Column("revoked_at", columns.Timestamp(), nullable=True),
+        sa.ForeignKeyConstraint(["team_id"], ["teams.id"], name=op.f("fk_tokens_team_id")),
+        sa.ForeignKeyConstraint(["user_id"], ["users.id"], name=op.f("fk_tokens_user_id")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_tokens")),
+        sa.UniqueConstraint("digest", name=op.f("uq_tokens_digest")),
+        sa.UniqueConstraint("number", name=op.f("uq_tokens_number")),
+    )
+    op.create_index(op.f("ix_tokens_expires_at"), "tokens", ["expires_at"], unique=False)
+    op.create_index(op.f("ix_tokens_family"), "tokens", ["family"], unique=False)
+    op.create_index(op.f("ix_tokens_host_id"), "tokens", ["host_id"], unique=False)
+    op.create_index(op.f("ix_tokens_user_id"), "tokens", ["user_id"], unique=False)
+    op.create_table(
+        "device_tokens",
+        sa.Column("jti", columns.Id(), nullable=False),
+        sa.Column("team_id", columns.Id(), nullable=False),
+        sa.Column("device_id", columns.Id(), nullable=True),
+        sa.Column("udid", sa.String(length=200), nullable=False),
+        sa.Column("platform", sa.String(length=64), nullable=False),
+        sa.Column("api_key_id", columns.Id(), nullable=True),
+        sa.Column("issued_at", columns.Timestamp(), nullable=False),
+        sa.Column("expires_at", columns.Timestamp(), nullable=False),
+        sa.Column("revoked_at", columns.Timestamp(), nullable=True),
+        sa.ForeignKeyConstraint(["api_key_id"], ["api_keys.id"], name=op.f("fk_device_tokens_api_key_id")),
+        sa.ForeignKeyConstraint(["team_id"], ["teams.id"], name=op.f("fk_device_tokens_team_id")),
+        sa.PrimaryKeyConstraint("jti", name=op.f("pk_device_tokens")),
+    )
+    op.create_index(op.f("ix_device_tokens_api_key_id"), "device_tokens", ["api_key_id"], unique=False)
+    op.create_index(op.f("ix_device_tokens_expires_at"), "device_tokens", ["expires_at"], unique=False)
+    op.create_index(op.f("ix_device_tokens_revoked_at"), "device_tokens", ["revoked_at"], unique=False)
+    op.create_index("ix_device_tokens_team_id_udid", "device_tokens", ["team_id", "udid"], unique=False)

@@ -1,0 +1,112 @@
+"""The identity room as one service."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+
+import trio
+
+from anvild.core.events import EventLog
+from anvild.core.settings import IdentitySettings
+from anvild.core.store import Store
+from anvild.sdk import Event
+
+from .api_keys import ApiKeys
+from .authenticator import Authenticator
+from .cache import CredentialCache
+from .last_use import LastUse
+from .passwords import Passwords
+from .rate_limits import Limits
+from .secret_box import SecretBox, load_secret_box
+from .signing_keys import SigningKeys
+from .teams import Teams
+from .users import Users
+from .values import Credentials, Principal
+
+__all__ = ["Identity"]
+
+_WATCHED = frozenset({"user", "team", "api_key", "session", "token", "device_token", "host"})
+
+
+class Identity:
+    """Who is asking, and all that belongs to it: one attribute for each service of the room.
+
+    Make it with :meth:`open`, then keep :meth:`run` running.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        events: EventLog,
+        box: SecretBox,
+        *,
+        settings: IdentitySettings,
+        passwords: Passwords,
+        limits: Limits,
+    ) -> None:
+        """Use :meth:`open`."""
+        self._events = events
+        self._cache = CredentialCache()
+        self._last_use = LastUse(store)
+        self.box = box
+        self.limits = limits
+        self.signing_keys = SigningKeys(store, box)
+        self.users = Users(store, passwords, self._cache)
+        self.teams = Teams(store, self._cache)
+        self.api_keys = ApiKeys(store, self._cache)
+        self._authenticator = Authenticator(
+            store,
+            self._cache,
+            self._last_use,
+            self.signing_keys,
+            automation_token=settings.bearer_token or None,
+            session_idle=timedelta(hours=settings.session_idle_hours),
+        )
+
+    @classmethod
+    async def open(
+        cls,
+        store: Store,
+        events: EventLog,
+        *,
+        data_dir: Path,
+        settings: IdentitySettings | None = None,
+        passwords: Passwords | None = None,
+        limits: Limits | None = None,
+    ) -> Identity:
+        """Read the secret key and the signing keys, making them at the first start.
+
+        Raises SecretBoxError, with what to mend, when the key cannot be used.
+        """
+        box = await trio.to_thread.run_sync(load_secret_box, data_dir)
+        identity = cls(
+            store,
+            events,
+            box,
+            settings=settings or IdentitySettings(),
+            passwords=passwords or Passwords(),
+            limits=limits or Limits(),
+        )
+        await identity.signing_keys.open()
+        return identity
+
+    async def authenticate(self, credentials: Credentials) -> Principal | None:
+        """Return who asks; see :meth:`Authenticator.authenticate`."""
+        return await self._authenticator.authenticate(credentials)
+
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Heed the changes that other daemons make, write last uses, and sweep what has ended. Runs until cancelled."""
+        end = self._events.on_commit(self._heed)
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._last_use.run)
+                task_status.started()
+        finally:
+            end()
+
+    def _heed(self, events: Sequence[Event]) -> None:
+        tags = {f"{event.subject_type}:{event.subject_id}" for event in events if event.subject_type in _WATCHED}
+        if tags:
+            self._cache.invalidate(*tags)
