@@ -110,12 +110,16 @@ class _StepOutput:
     async def consume(self, process: Process, *, attached: bool) -> None:
         """Return when the output has ended and is stored. A program without output leaves no log."""
         outputs = aiter(process)
-        first = await anext(outputs, None)
-        if first is None:
-            return
-        name = f"step-{self._begun.index + 1:02}.log"
-        async with aclosing(self._log(first, outputs, attached=attached)) as log:
-            await self._work.context.artifact(name, log, media_type="text/plain; charset=utf-8")
+        try:
+            first = await anext(outputs, None)
+            if first is None:
+                return
+            name = f"step-{self._begun.index + 1:02}.log"
+            async with aclosing(self._log(first, outputs, attached=attached)) as log:
+                await self._work.context.artifact(name, log, media_type="text/plain; charset=utf-8")
+        finally:
+            if isinstance(outputs, AsyncGenerator):
+                await outputs.aclose()
 
     async def _log(self, first: Output, rest: AsyncIterator[Output], *, attached: bool) -> AsyncGenerator[bytes, None]:
         if attached:
