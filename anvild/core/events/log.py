@@ -57,7 +57,7 @@ def append(
         "team_id": team_id,
         "run_id": run_id,
         "actor": actor,
-        "data": msgspec.to_builtins(data or {}, str_keys=True),
+        "data": msgspec.json.decode(msgspec.json.encode(data or {})),
         "audit": audit,
         "ip": ip,
         "user_agent": user_agent,
@@ -140,8 +140,9 @@ class EventLog:
     def on_commit(self, callback: Callable[[Sequence[Event]], None]) -> Callable[[], None]:
         """Have ``callback`` called on the loop with new events, in the order of their ids.
 
-        For events of this daemon's own jobs that is before the job's caller goes on. It must be quick and not raise;
-        what it raises is logged. Returns the function that ends it.
+        It is called soon after the commit; with events of this daemon's own jobs mostly, but not always, before the
+        job's caller goes on. It must be quick and not raise; what it raises is logged. Returns the function that ends
+        it.
         """
         self._callbacks.append(callback)
         return lambda: self._callbacks.remove(callback)
