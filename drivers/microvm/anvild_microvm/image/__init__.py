@@ -1,0 +1,1 @@
+"""Building base images: recipe → kernel, initial file system and root file system."""

@@ -1,0 +1,188 @@
+"""QEMU's process: started as an unprivileged user in a session of its own, known again after a restart, ended."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pwd
+import signal
+import socket
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+import trio
+
+from anvild.sdk import Unavailable
+
+__all__ = ["Account", "Hypervisor", "ProcessIdentity", "guest_account", "listening_socket", "processes_in"]
+
+PROC = Path("/proc")
+DEDICATED_USER = "anvild-guest"
+FALLBACK_USER = "nobody"
+START_TIME_FIELD = 21
+ENDED_STATES = ("Z", "X")
+
+
+class Account(msgspec.Struct, frozen=True):
+    """The system user that QEMU runs as. ``own`` means: the daemon's own user, nothing is changed."""
+
+    name: str
+    uid: int
+    gid: int
+    own: bool
+
+    def give(self, *paths: Path) -> None:
+        """Make the user the owner of files."""
+        if not self.own:
+            for path in paths:
+                os.chown(path, self.uid, self.gid)
+
+
+def guest_account(setting: str | None) -> Account:
+    """Return the account that QEMU runs as. Raises Unavailable when the setting cannot be followed."""
+    uid = os.geteuid()
+    candidates = (setting,) if setting is not None else (DEDICATED_USER, FALLBACK_USER)
+    if uid != 0:
+        own = Account(user_name(uid), uid, os.getegid(), True)
+        if setting not in (None, own.name):
+            raise Unavailable(
+                f"the daemon runs as {own.name} and cannot start guests as {setting}: leave the setting user out"
+            )
+        return own
+    for name in candidates:
+        with contextlib.suppress(KeyError):
+            entry = pwd.getpwnam(name)
+            return Account(name, entry.pw_uid, entry.pw_gid, entry.pw_uid == uid)
+    raise Unavailable(f"there is no system user {candidates[-1]!r}: adduser --system --group {candidates[-1]}")
+
+
+def user_name(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
+class ProcessIdentity(msgspec.Struct, frozen=True):
+    """A process beyond doubt: its number, and when it was started in clock ticks since the host's boot."""
+
+    pid: int
+    started: int
+
+    @staticmethod
+    def of(pid: int, proc: Path = PROC) -> ProcessIdentity | None:
+        """Return the identity of a process that runs now, or None."""
+        try:
+            text = (proc / str(pid) / "stat").read_text()
+        except (FileNotFoundError, ProcessLookupError):
+            return None
+        fields = text[text.rindex(")") + 2 :].split()
+        if fields[0] in ENDED_STATES:
+            return None
+        return ProcessIdentity(pid, int(fields[START_TIME_FIELD - 2]))
+
+
+def processes_in(folder: Path, proc: Path = PROC) -> list[ProcessIdentity]:
+    """Return the processes whose working directory is ``folder``: every QEMU is started in its guest's own."""
+    found = []
+    for entry in proc.iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                if (entry / "cwd").readlink() == folder:
+                    identity = ProcessIdentity.of(int(entry.name), proc)
+                    if identity is not None:
+                        found.append(identity)
+    return found
+
+
+def listening_socket(path: Path) -> socket.socket:
+    """Return a socket that listens at ``path``, for a child to inherit. Only the daemon's user may connect.
+
+    The daemon makes it, not QEMU, so that it can connect before QEMU is up and nobody asks again and again.
+    """
+    path.unlink(missing_ok=True)
+    folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    try:
+        sock.bind(f"/proc/self/fd/{folder}/{path.name}")
+        path.chmod(0o600)
+        sock.listen(1)
+    except BaseException:
+        sock.close()
+        raise
+    finally:
+        os.close(folder)
+    return sock
+
+
+class Hypervisor:
+    """One QEMU process, our child or one that an earlier daemon has started. Close it to let go; that ends nothing."""
+
+    def __init__(self, identity: ProcessIdentity) -> None:
+        self.identity = identity
+        self._pidfd = os.pidfd_open(identity.pid)
+
+    @property
+    def pid(self) -> int:
+        return self.identity.pid
+
+    @classmethod
+    def spawn(
+        cls, argv: Sequence[str], *, folder: Path, account: Account, inherit: Sequence[int], log: Path
+    ) -> Hypervisor:
+        """Start QEMU in ``folder``. Call it in a thread. It lives on when the daemon ends."""
+        with log.open("ab") as output:
+            child = subprocess.Popen(
+                argv,
+                cwd=folder,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                pass_fds=inherit,
+                start_new_session=True,
+                umask=0o077,
+                user=None if account.own else account.uid,
+                group=None if account.own else account.gid,
+                extra_groups=None if account.own else (),
+            )
+        identity = ProcessIdentity.of(child.pid) or ProcessIdentity(child.pid, 0)
+        hypervisor = cls(identity)
+        child.returncode = 0  # it outlives this object: its end is awaited and collected by wait()
+        return hypervisor
+
+    @classmethod
+    def adopt(cls, identity: ProcessIdentity) -> Hypervisor | None:
+        """Take a process up that was started earlier; None when it has ended or is another one by now."""
+        try:
+            hypervisor = cls(identity)
+        except ProcessLookupError:
+            return None
+        if ProcessIdentity.of(identity.pid) != identity:
+            hypervisor.close()
+            return None
+        return hypervisor
+
+    async def wait(self) -> None:
+        """Return when the process has ended. Cancelling leaves it alone."""
+        await trio.lowlevel.wait_readable(self._pidfd)
+        self._collect()
+
+    def _collect(self) -> None:
+        """Take the end of a child away, so that the host forgets it; another's child is its own parent's matter."""
+        with contextlib.suppress(ChildProcessError):
+            os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED | os.WNOHANG)
+
+    async def kill(self) -> None:
+        """End the process for certain and return when it has ended. Not cancelled half-way."""
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+        with trio.CancelScope(shield=True):
+            await self.wait()
+
+    def close(self) -> None:
+        """Let go of the process. Closing twice is fine."""
+        if self._pidfd >= 0:
+            os.close(self._pidfd)
+            self._pidfd = -1
