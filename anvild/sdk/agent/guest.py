@@ -13,8 +13,6 @@ One thread, one epoll loop, nothing blocks but disk I/O. A host may vanish in th
 once: every connection begins with MAGIC and a fresh nonce, and MAGIC never occurs inside a frame from the host.
 """
 
-# ruff: noqa: PTH, SIM105 (pathlib and contextlib would double the time that the agent takes to start)
-
 from __future__ import annotations
 
 import collections
@@ -41,6 +39,7 @@ if TYPE_CHECKING:
     Handler = Callable[[int, int], None]
     Message = dict[str, Any]
     Steps = Generator[object, None, Message | None]
+    Folders = list[tuple[str, list[tuple[str, bool]] | None]]
 
 VERSION = 1
 MAGIC = bytes.fromhex("f1a9c6d2b8e3979fd4c0a5eb86b1dce7")
@@ -94,7 +93,7 @@ CODE_OF = {number: code for code, numbers in ERRNO_CODES.items() for number in n
 class Refused(Exception):
     """A verb's failure: an error code of the stable interface and a sentence."""
 
-    def __init__(self, code: str, message: Message) -> None:
+    def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
         self.code = code
         self.message = message
@@ -106,7 +105,7 @@ class Garbled(Exception):
 
 def refused(error: OSError, what: str) -> Refused:
     """Turn an OSError into a Refused with a sentence that begins with what was tried."""
-    code = CODE_OF.get(error.errno, "unavailable")
+    code = CODE_OF.get(error.errno or 0, "unavailable")
     return Refused(code, f"{what}: {(error.strerror or str(error)).lower()}")
 
 
@@ -116,7 +115,7 @@ def pack(value: object) -> bytes:
     return bytes(out)
 
 
-def pack_into(out: bytearray, value: object) -> None:
+def pack_into(out: bytearray, value: Any) -> None:
     if value is None:
         out += b"n"
     elif value is True or value is False:
@@ -141,7 +140,7 @@ def pack_into(out: bytearray, value: object) -> None:
             pack_into(out, item)
 
 
-def unpack(data: bytes) -> object:
+def unpack(data: bytes) -> Any:
     value, end = unpack_from(data, 0, 0)
     if end != len(data):
         raise Garbled("trailing bytes")
@@ -179,7 +178,7 @@ class Chunks:
     """A queue of output chunks with its total cost."""
 
     def __init__(self) -> None:
-        self.items = collections.deque()
+        self.items: collections.deque[Chunk] = collections.deque()
         self.cost = 0
 
     def add(self, chunk: Chunk) -> None:
@@ -211,17 +210,24 @@ class Stream:
 
     def __init__(self, agent: Agent, sid: int) -> None:
         self.agent = agent
-        self.sid = sid
+        self.sid: int | None = sid
         self.credit = WINDOW
         self.owed = 0
         self.queued = False
 
     def send(self, kind: int, data: bytes = b"") -> None:
-        self.agent.send(kind, self.sid, data)
+        if self.sid is not None:
+            self.agent.send(kind, self.sid, data)
+
+    def leave(self) -> None:
+        """Be no longer known by the stream's number."""
+        if self.sid is not None:
+            self.agent.streams.pop(self.sid, None)
+            self.sid = None
 
     def end(self, **result: object) -> None:
         self.send(END, pack(result))
-        self.agent.streams.pop(self.sid, None)
+        self.leave()
         self.release()
 
     def fail(self, refusal: Refused) -> None:
@@ -253,7 +259,7 @@ class Stream:
 
     def close(self, how: int) -> None:
         """The host lets go."""
-        self.agent.streams.pop(self.sid, None)
+        self.leave()
         self.release()
 
     def lost(self) -> None:
@@ -270,7 +276,7 @@ class Job(Stream):
     def __init__(self, agent: Agent, sid: int, steps: Steps) -> None:
         super().__init__(agent, sid)
         self.steps = steps
-        self.batch = []
+        self.batch: list[bytes] = []
         self.size = 0
         agent.wake(self)
 
@@ -365,7 +371,7 @@ class Writer(Stream):
         self.mode = mode
         self.size = 0
         self.fd = -1
-        self.temporary = None
+        self.temporary: str | None = None
         account = account_of(user) if user else None
         self.owner = (account.pw_uid, account.pw_gid) if account else None
         try:
@@ -374,7 +380,7 @@ class Writer(Stream):
                 raise Refused("invalid_argument", f"cannot write {path!r}: it is no regular file")
             folder = os.path.dirname(self.target)
             make_folders(folder, 0o755, self.owner)
-            self.temporary = os.path.join(folder, ".anvil-%d-%d.part" % (os.getpid(), sid))
+            self.temporary = os.path.join(folder, f".anvil-{os.getpid()}-{sid}.part")
             self.fd = os.open(self.temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
         except OSError as error:
             self.release()
@@ -399,7 +405,8 @@ class Writer(Stream):
             os.fchmod(self.fd, self.mode & 0o7777)
             os.close(self.fd)
             self.fd = -1
-            os.rename(self.temporary, self.target)
+            if self.temporary:
+                os.rename(self.temporary, self.target)
         except OSError as error:
             self.fail(refused(error, f"cannot write {self.path!r}"))
             return
@@ -429,16 +436,16 @@ class Process(Stream):
         super().__init__(agent, sid)
         self.tag = request.get("tag")
         self.terminal = bool(request.get("terminal"))
-        self.exit = None
+        self.exit: dict[str, int] | None = None
         self.end_told = False
         self.wanted = True
         self.queue, self.flight, self.history = Chunks(), Chunks(), Chunks()
         self.acknowledged = 0
         self.dropped = 0
-        self.stalled = None
+        self.stalled = 0.0
         self.overflow = False
         self.paused = False
-        self.input = collections.deque()
+        self.input: collections.deque[tuple[memoryview, int]] = collections.deque()
         self.input_ends = False
         self.pid, self.stdin, self.outputs = start_process(agent, request)
         for fd in self.outputs:
@@ -447,10 +454,6 @@ class Process(Stream):
         if self.tag:
             agent.tags[self.tag] = self
         self.send(ANSWER, pack({"pid": self.pid}))
-
-    def send(self, kind: int, data: bytes = b"") -> None:
-        if self.sid is not None:
-            super().send(kind, data)
 
     # output
 
@@ -541,7 +544,7 @@ class Process(Stream):
             self.end_told = True
             self.send(END, pack(dict(self.exit, dropped=self.dropped)))
             if not self.tag:
-                self.agent.streams.pop(self.sid, None)
+                self.leave()
                 self.release()
         return False
 
@@ -576,7 +579,7 @@ class Process(Stream):
         self.feed()
 
     def feed(self, *_event: int) -> None:
-        while self.input:
+        while self.input and self.stdin is not None:
             view, cost = self.input[0]
             try:
                 written = os.write(self.stdin, view)
@@ -595,7 +598,8 @@ class Process(Stream):
             self.input.popleft()
             self.repay(cost)
         self.repay(0, at_once=True)
-        self.agent.unwatch(self.stdin)
+        if self.stdin is not None:
+            self.agent.unwatch(self.stdin)
         if self.input_ends:
             self.close_stdin()
 
@@ -637,8 +641,7 @@ class Process(Stream):
         self.agent.wake(self)
 
     def detach(self) -> None:
-        self.agent.streams.pop(self.sid, None)
-        self.sid = None
+        self.leave()
         self.queue.put_back(self.flight)
         self.dropped += self.queue.trim(KEPT_OUTPUT)
         self.hold(False)
@@ -647,7 +650,6 @@ class Process(Stream):
 
     def close(self, how: int) -> None:
         if self.tag is None or how == CLOSE_UNDO or (how == CLOSE_COLLECTED and self.exit is not None):
-            self.agent.streams.pop(self.sid, None)
             self.forget()
         else:
             self.detach()
@@ -661,7 +663,7 @@ class Process(Stream):
     def forget(self) -> None:
         """Nobody will ask for it again: end it with all its descendants."""
         self.wanted = False
-        self.sid = None
+        self.leave()
         if self.exit is None:
             kill_tree(self.pid)
         self.release()
@@ -808,7 +810,7 @@ def send_signal(how: Callable[[int, int], None], pid: int, number: int) -> None:
     except ProcessLookupError:
         pass  # it has just ended
     except OSError as error:
-        raise refused(error, "cannot send signal %d to %d" % (number, pid)) from None
+        raise refused(error, f"cannot send signal {number} to {pid}") from None
 
 
 def process_table() -> Iterator[tuple[int, int, int]]:
@@ -840,32 +842,33 @@ def kill_tree(root: int) -> None:
 
 
 def list_processes(agent: Agent) -> Steps:
-    names = {}
+    names: dict[int, str] = {}
     for pid, parent, _ in process_table():
         try:
-            uid = os.stat("/proc/%d" % pid).st_uid
-            with open("/proc/%d/cmdline" % pid, "rb") as file:
+            uid = os.stat(f"/proc/{pid}").st_uid
+            with open(f"/proc/{pid}/cmdline", "rb") as file:
                 command = file.read(COMMAND_LIMIT).rstrip(b"\0").replace(b"\0", b" ")
             if not command:
-                with open("/proc/%d/comm" % pid, "rb") as file:
+                with open(f"/proc/{pid}/comm", "rb") as file:
                     command = b"[" + file.read().strip() + b"]"
         except OSError:
             continue  # it has just ended
         child = agent.children.get(pid)
         yield [pid, parent, os.fsdecode(command), account_name(names, uid), child.tag if child else None]
+    return None
 
 
 def kill(_agent: Agent, pid: int, number: int) -> Steps:
     if pid <= 0 or not 0 <= number < 65:
-        raise Refused("invalid_argument", "cannot send signal %d to process %d" % (number, pid))
+        raise Refused("invalid_argument", f"cannot send signal {number} to process {pid}")
     if pid == os.getpid():
-        raise Refused("permission_denied", "process %d is the guest agent; destroy the device instead" % pid)
+        raise Refused("permission_denied", f"process {pid} is the guest agent; destroy the device instead")
     try:
         os.kill(pid, number)
     except OSError as error:
-        raise refused(error, "cannot send signal %d to process %d" % (number, pid)) from None
-    return
-    yield
+        raise refused(error, f"cannot send signal {number} to process {pid}") from None
+    yield None
+    return None
 
 
 # files
@@ -903,10 +906,11 @@ def describe(_agent: Agent, path: str) -> Steps:
         yield entry_of(path, {})
     except OSError as error:
         raise refused(error, f"cannot look at {path!r}") from None
+    return None
 
 
 def list_folder(_agent: Agent, path: str, depth: int) -> Steps:
-    names = {}
+    names: dict[int, str] = {}
     waiting = [(path, 1)]
     while waiting:
         folder, level = waiting.pop()
@@ -925,6 +929,7 @@ def list_folder(_agent: Agent, path: str, depth: int) -> Steps:
             yield entry
             if entry[1] == "directory" and level < depth:
                 waiting.append((inner, level + 1))
+    return None
 
 
 def make_folders(path: str, mode: int, owner: tuple[int, int] | None) -> None:
@@ -951,14 +956,15 @@ def make_folder(_agent: Agent, path: str, mode: int, user: str | None) -> Steps:
         yield entry_of(path, {})
     except OSError as error:
         raise refused(error, f"cannot make the directory {path!r}") from None
+    return None
 
 
 def remove(_agent: Agent, path: str) -> Steps:
     try:
         if not stat.S_ISDIR(os.lstat(path).st_mode):
             os.unlink(path)
-            return
-        stack = [(path, None)]
+            return None
+        stack: Folders = [(path, None)]
         while stack:
             folder, found = stack[-1]
             if found is None:
@@ -976,14 +982,15 @@ def remove(_agent: Agent, path: str) -> Steps:
             yield None
     except OSError as error:
         raise refused(error, "cannot remove %r" % (error.filename or path)) from None
+    return None
 
 
 # the machine
 
 
 def ping(_agent: Agent) -> Steps:
+    yield None
     return {"uptime": time.monotonic()}
-    yield
 
 
 def memory_info(_agent: Agent) -> Steps:
@@ -992,8 +999,8 @@ def memory_info(_agent: Agent) -> Steps:
         for line in file:
             name, _, rest = line.partition(":")
             found[name] = int(rest.split()[0]) * (1024 if rest.rstrip().endswith("kB") else 1)
+    yield None
     return {"memory": found}
-    yield
 
 
 def set_identity(agent: Agent, message: Message) -> Steps:
@@ -1001,7 +1008,7 @@ def set_identity(agent: Agent, message: Message) -> Steps:
     for key in ("environment", "user"):
         if key in message:
             agent.defaults[key] = message[key]
-    steps = {
+    steps: dict[str, Callable[[Any], object]] = {
         "entropy": reseed,
         "time": lambda nanoseconds: time.clock_settime_ns(time.CLOCK_REALTIME, nanoseconds),
         "hostname": set_hostname,
@@ -1038,7 +1045,7 @@ def set_hostname(name: str) -> None:
 
 
 def set_boot_id(value: str) -> None:
-    """The kernel's boot id is fixed: a file is mounted over it. A copy of a machine has the mount and changes the file."""
+    """The kernel's boot id is fixed: a file is mounted over it. A copied machine has the mount; the file changes."""
     place = RUN_DIR + "/boot_id"
     mounted = os.path.exists(place) and os.stat(place).st_ino == os.stat(BOOT_ID).st_ino
     put_line(place, value)
@@ -1083,21 +1090,21 @@ class Agent:
 
     def __init__(self, fd: int, listener: bool = False) -> None:
         self.poll = select.epoll()
-        self.handlers = {}
-        self.streams = {}
-        self.children = {}
-        self.tags = {}
-        self.stalled = set()
-        self.drains = collections.deque()
-        self.ready = collections.deque()
-        self.defaults = {}
-        self.nonce = None
+        self.handlers: dict[int, Handler] = {}
+        self.streams: dict[int, Stream] = {}
+        self.children: dict[int, Process] = {}
+        self.tags: dict[str, Process] = {}
+        self.stalled: set[Process] = set()
+        self.drains: collections.deque[int] = collections.deque()
+        self.ready: collections.deque[Stream] = collections.deque()
+        self.defaults: Message = {}
+        self.nonce: bytes | None = None
         self.synced = False
         self.buffer = bytearray()
         self.out = bytearray()
         self.parts = bytearray()
         self.channel = -1
-        self.listener = None
+        self.listener: socket.socket | None = None
         self.readable = False
         self.protected = protect()
         self.blocks = bytearray(PAYLOAD_LIMIT)
@@ -1157,6 +1164,8 @@ class Agent:
     # the channel
 
     def accept(self, _fd: int, _events: int) -> None:
+        if self.listener is None:
+            return
         try:
             peer = self.listener.accept()[0]
         except OSError:
@@ -1298,8 +1307,6 @@ class Agent:
     def open(self, sid: int, message: Message) -> None:
         verb = message["verb"]
         try:
-            if len(self.streams) >= STREAM_LIMIT:
-                raise Refused("resource_exhausted", "too many verbs at once on this device")
             stream = self.begin(sid, verb, message)
         except Refused as refusal:
             self.send(END, sid, pack({"error": refusal.code, "message": refusal.message}))
@@ -1312,13 +1319,15 @@ class Agent:
             self.streams[sid] = stream
 
     def begin(self, sid: int, verb: str, message: Message) -> Stream:
+        if len(self.streams) >= STREAM_LIMIT:
+            raise Refused("resource_exhausted", "too many verbs at once on this device")
         if verb == "exec":
             tag = message.get("tag")
             if tag in self.tags:
                 state = "runs" if self.tags[tag].exit is None else "has ended and was not collected"
                 raise Refused("already_exists", f"a process with the tag {tag!r} {state}")
             if len(self.children) >= PROCESS_LIMIT:
-                raise Refused("resource_exhausted", "%d processes run already on this device" % PROCESS_LIMIT)
+                raise Refused("resource_exhausted", f"{PROCESS_LIMIT} processes run already on this device")
             return Process(self, sid, message)
         if verb == "attach":
             process = self.tags.get(message["tag"])

@@ -1,12 +1,13 @@
 """The wire between the host and the guest agent.
 
-A connection begins with ``MAGIC`` and a nonce from the host; the guest answers with the same and an INFO frame. A guest
-that starts to serve a channel says ``MAGIC`` and a nonce of zeros, upon which the host speaks again. After that, frames:
+A connection begins with ``MAGIC`` and a nonce from the host; the guest answers with the same and an INFO frame. A
+guest that starts to serve a channel says ``MAGIC`` and a nonce of zeros, upon which the host speaks again. Then frames:
 
     u8 kind · u32 payload length · u32 stream id · payload (at most 64 KiB), little-endian
 
 The guest looks for ``MAGIC`` in all that it receives, because a host may vanish in the middle of a frame and the next
-one come at once; so the host never sends ``MAGIC`` inside a frame: what holds it is cut there into two. No byte of it can be a frame's kind or the last byte of a stream id, so frames cannot make it by chance.
+one come at once; so the host never sends ``MAGIC`` inside a frame: what holds it is cut there into two. No byte of it
+can be a frame's kind or the last byte of a stream id, so frames cannot make it by chance.
 
 Each verb is a stream: OPEN with a request, ANSWER, DATA either way, EOF, END with the result. Whoever receives data
 gives credit for it, in payload bytes plus ``FRAME_COST`` a frame; at most ``WINDOW`` is under way on a stream in each
@@ -18,7 +19,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from enum import IntEnum
-from typing import Union
+from typing import TypeAlias
 
 from ..errors import DriverFault, InvalidArgument
 
@@ -34,7 +35,7 @@ KEPT_EXITS = 64
 REQUEST_LIMIT = 1048576
 NEST_LIMIT = 8
 
-Packed = Union[None, bool, int, float, str, bytes, Sequence["Packed"], Mapping[str, "Packed"]]
+Packed: TypeAlias = "bool | int | float | str | bytes | Sequence[Packed] | Mapping[str, Packed] | None"
 Message = dict[str, object]
 
 
