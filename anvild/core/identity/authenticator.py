@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from sqlalchemy import Connection, select
 
 from anvild.core.clock import utcnow
 from anvild.core.errors import Forbidden, Unauthenticated
-from anvild.core.store import Store
+from anvild.core.store import Job, Store
 from anvild.sdk import NotFound
 
 from .cache import CredentialCache
 from .last_use import LastUse
 from .people import Person, load_person
 from .secret_texts import digest, is_api_key, same
-from .signing_keys import SigningKeys
+from .signing_keys import Purpose, SigningKeys
 from .tables import api_keys, device_tokens, sessions, teams, tokens
 from .values import Credentials, Principal
+
+T = TypeVar("T")
 
 __all__ = ["SAFE_METHODS", "Authenticator"]
 
@@ -143,21 +145,19 @@ class Authenticator:
         self._last_use.touch("token", token.principal.id)
         return token.principal
 
-    async def _jwt(self, text: str, *purposes: Any) -> Principal:
+    async def _jwt(self, text: str, *purposes: Purpose) -> Principal:
         purpose, claims = await self._signing_keys.verify(text, *purposes)
         if purpose == "login":
             return await self._login_token(claims)
-        tag, load = (
-            (f"device_token:{claims.get('jti')}", _load_device_token)
-            if purpose == "device"
-            else (f"host:{claims['sub']}", _load_host)
-        )
         hashed = digest(text)
-        principal = self._cache.get(purpose, hashed, Principal)
-        if principal is None:
-            generation = self._cache.generation
-            principal = await self._read(lambda connection: load(connection, claims))
-            self._cache.put(purpose, hashed, principal, (tag, f"team:{principal.team_id}"), generation)
+        known = self._cache.get(purpose, hashed, Principal)
+        if known is not None:
+            return known
+        generation = self._cache.generation
+        load = _load_device_token if purpose == "device" else _load_host
+        principal, tag = await self._read(lambda connection: load(connection, claims))
+        tags = (tag, f"device_token:{principal.jti}", f"host:{principal.id}", f"team:{principal.team_id}")
+        self._cache.put(purpose, hashed, principal, tags, generation)
         return principal
 
     async def _login_token(self, claims: dict[str, Any]) -> Principal:
@@ -196,7 +196,7 @@ class Authenticator:
                 self._cache.put("automation", "", principal, (f"team:{team_id}",), generation)
         return principal
 
-    async def _read(self, job: Any) -> Any:
+    async def _read(self, job: Job[T]) -> T:
         """Read for claims that somebody signed: an id in them that is no id is a bad credential."""
         try:
             return await self._store.read(job)
@@ -263,7 +263,8 @@ def _load_personal_token(connection: Connection, hashed: str) -> _Token:
     return _Token(person.principal("token", row.id, scopes=frozenset(row.abilities)), row.expires_at)
 
 
-def _load_device_token(connection: Connection, claims: dict[str, Any]) -> Principal:
+def _load_device_token(connection: Connection, claims: dict[str, Any]) -> tuple[Principal, str]:
+    """Return the device, and the tag of the API key that its token was given for."""
     row = connection.execute(
         select(device_tokens)
         .join(teams, teams.c.id == device_tokens.c.team_id)
@@ -275,7 +276,7 @@ def _load_device_token(connection: Connection, claims: dict[str, Any]) -> Princi
     ).one_or_none()
     if row is None or row.udid != claims["sub"]:
         raise Unauthenticated(_BAD)
-    return Principal(
+    principal = Principal(
         kind="device",
         id=row.device_id or row.udid,
         team_id=row.team_id,
@@ -283,18 +284,18 @@ def _load_device_token(connection: Connection, claims: dict[str, Any]) -> Princi
         device_udid=row.udid,
         jti=row.jti,
     )
+    return principal, f"api_key:{row.api_key_id}"
 
 
-def _load_host(connection: Connection, claims: dict[str, Any]) -> Principal:
+def _load_host(connection: Connection, claims: dict[str, Any]) -> tuple[Principal, str]:
+    """Return the host, and the tag of the family of refresh tokens that its token came from."""
+    family = str(claims.get("family"))
     row = connection.execute(
         select(tokens.c.host_id, tokens.c.team_id, tokens.c.name)
-        .where(
-            tokens.c.kind == "host_refresh",
-            tokens.c.family == str(claims.get("family")),
-            tokens.c.revoked_at.is_(None),
-        )
+        .where(tokens.c.kind == "host_refresh", tokens.c.family == family, tokens.c.revoked_at.is_(None))
         .limit(1)
     ).one_or_none()
-    if row is None or claims.get("typ") != "host" or row.host_id != claims["sub"]:
+    if row is None or row.host_id != claims["sub"]:
         raise Unauthenticated(_BAD)
-    return Principal(kind="host", id=row.host_id, team_id=row.team_id, name=row.name or "")
+    principal = Principal(kind="host", id=row.host_id, team_id=row.team_id, name=row.name or "")
+    return principal, f"family:{family}"

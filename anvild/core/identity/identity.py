@@ -9,18 +9,29 @@ from pathlib import Path
 import trio
 
 from anvild.core.events import EventLog
+from anvild.core.logging import get_logger
 from anvild.core.settings import IdentitySettings
 from anvild.core.store import Store
-from anvild.sdk import Event
+from anvild.sdk import AnvilError, Event
 
 from .api_keys import ApiKeys
+from .audit import Audit
 from .authenticator import Authenticator
 from .cache import CredentialCache
+from .device_tokens import DeviceTokens
+from .host_tokens import HostTokens
+from .idempotency import Idempotency
 from .last_use import LastUse
+from .login_tokens import LoginTokens
+from .logins import Logins
 from .passwords import Passwords
+from .personal_tokens import PersonalTokens
 from .rate_limits import Limits
 from .secret_box import SecretBox, load_secret_box
+from .sessions import Sessions
 from .signing_keys import SigningKeys
+from .single_use import MailTokens
+from .sweep import sweep
 from .teams import Teams
 from .users import Users
 from .values import Credentials, Principal
@@ -28,6 +39,9 @@ from .values import Credentials, Principal
 __all__ = ["Identity"]
 
 _WATCHED = frozenset({"user", "team", "api_key", "session", "token", "device_token", "host"})
+_MAINTENANCE = 3600.0
+
+log = get_logger("identity")
 
 
 class Identity:
@@ -47,6 +61,7 @@ class Identity:
         limits: Limits,
     ) -> None:
         """Use :meth:`open`."""
+        self._store = store
         self._events = events
         self._cache = CredentialCache()
         self._last_use = LastUse(store)
@@ -56,13 +71,25 @@ class Identity:
         self.users = Users(store, passwords, self._cache)
         self.teams = Teams(store, self._cache)
         self.api_keys = ApiKeys(store, self._cache)
+        idle = timedelta(hours=settings.session_idle_hours)
+        lifetime = timedelta(hours=settings.session_hours)
+        logins = Logins(store, passwords, limits)
+        self.sessions = Sessions(store, self._cache, self._last_use, logins, idle=idle, lifetime=lifetime)
+        self.login_tokens = LoginTokens(store, logins, self.signing_keys)
+        self.personal_tokens = PersonalTokens(store, self._cache)
+        self.device_tokens = DeviceTokens(store, self._cache, self.signing_keys)
+        self.host_tokens = HostTokens(store, self._cache, self.signing_keys)
+        self.mail_tokens = MailTokens(store)
+        self.logins = logins
+        self.idempotency = Idempotency(store, box)
+        self.audit = Audit(store)
         self._authenticator = Authenticator(
             store,
             self._cache,
             self._last_use,
             self.signing_keys,
             automation_token=settings.bearer_token or None,
-            session_idle=timedelta(hours=settings.session_idle_hours),
+            session_idle=idle,
         )
 
     @classmethod
@@ -102,9 +129,21 @@ class Identity:
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._last_use.run)
+                nursery.start_soon(self.idempotency.run)
+                nursery.start_soon(self._maintain)
                 task_status.started()
         finally:
             end()
+
+    async def _maintain(self) -> None:
+        while True:
+            try:
+                await self.signing_keys.maintain()
+                await self.idempotency.sweep()
+                await sweep(self._store)
+            except AnvilError as error:
+                log.warning("identity_not_maintained", reason=error.message)
+            await trio.sleep(_MAINTENANCE)
 
     def _heed(self, events: Sequence[Event]) -> None:
         tags = {f"{event.subject_type}:{event.subject_id}" for event in events if event.subject_type in _WATCHED}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Boolean, Column, ForeignKey, Index, Integer, LargeBinary, String, Table, Text
+from sqlalchemy import Boolean, Column, ForeignKey, Index, Integer, String, Table, Text
 
 from anvild.core.store import Id, Json, Timestamp, metadata
 
@@ -145,9 +145,8 @@ signing_keys = Table(
 idempotency_keys = Table(
     "idempotency_keys",
     metadata,
-    Column("principal", String(80), primary_key=True),
-    Column("operation", String(200), primary_key=True),
-    Column("key", String(255), primary_key=True),
+    # The hash of principal, operation and key.
+    Column("slot", String(64), primary_key=True),
     Column("fingerprint", String(64), nullable=False),
     # The daemon that works on the request; null when nobody does any more.
     Column("worker", Id),
@@ -155,7 +154,7 @@ idempotency_keys = Table(
     # The id that the request's new object has, the same at every try.
     Column("object_id", Id, nullable=False),
     Column("status", Integer),
-    Column("headers", Json),
-    Column("body", LargeBinary),
+    # Sealed, because the answer to a creation may hold a secret.
+    Column("answer", Text),
     Column("expires_at", Timestamp, nullable=False, index=True),
 )

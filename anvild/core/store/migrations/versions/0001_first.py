@@ -29,6 +29,42 @@ def upgrade() -> None:
     op.create_index(op.f("ix_artifacts_stored_at"), "artifacts", ["stored_at"], unique=False)
     op.create_index(op.f("ix_artifacts_team_id"), "artifacts", ["team_id"], unique=False)
     op.create_table(
+        "devices",
+        sa.Column("id", columns.Id(), nullable=False),
+        sa.Column("driver", sa.Text(), nullable=True),
+        sa.Column("host", sa.Text(), nullable=False),
+        sa.Column("identity", sa.Text(), nullable=False),
+        sa.Column("platform", sa.Text(), nullable=True),
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("model", sa.Text(), nullable=True),
+        sa.Column("firmware_version", sa.Text(), nullable=True),
+        sa.Column("capabilities", columns.Json(), nullable=False),
+        sa.Column("facts", columns.Json(), nullable=False),
+        sa.Column("metadata", columns.Json(), nullable=True),
+        sa.Column("status", sa.Text(), nullable=False),
+        sa.Column("reason", sa.Text(), nullable=True),
+        sa.Column("handle", sa.Text(), nullable=True),
+        sa.Column("team_id", columns.Id(), nullable=True),
+        sa.Column("made_to_order", sa.Boolean(), nullable=False),
+        sa.Column("by_hand", sa.Boolean(), nullable=False),
+        sa.Column("quarantine", sa.Text(), nullable=True),
+        sa.Column("unclean", sa.Boolean(), nullable=False),
+        sa.Column("fence", sa.Integer(), nullable=False),
+        sa.Column("created_at", columns.Timestamp(), nullable=False),
+        sa.Column("last_seen_at", columns.Timestamp(), nullable=True),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_devices")),
+        sa.UniqueConstraint("driver", "host", "identity", name=op.f("uq_devices_driver_host_identity")),
+    )
+    op.create_index(
+        "ix_devices_free",
+        "devices",
+        ["host", "driver"],
+        unique=False,
+        sqlite_where=sa.text("status = 'ready' AND made_to_order = 0"),
+        postgresql_where=sa.text("status = 'ready' AND NOT made_to_order"),
+    )
+    op.create_index("ix_devices_team", "devices", ["team_id", "id"], unique=False)
+    op.create_table(
         "events",
         sa.Column(
             "id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), sa.Identity(always=False), nullable=False
@@ -69,20 +105,78 @@ def upgrade() -> None:
     op.create_index(op.f("ix_events_team_id_id"), "events", ["team_id", "id"], unique=False)
     op.create_table(
         "idempotency_keys",
-        sa.Column("principal", sa.String(length=80), nullable=False),
-        sa.Column("operation", sa.String(length=200), nullable=False),
-        sa.Column("key", sa.String(length=255), nullable=False),
+        sa.Column("slot", sa.String(length=64), nullable=False),
         sa.Column("fingerprint", sa.String(length=64), nullable=False),
         sa.Column("worker", columns.Id(), nullable=True),
         sa.Column("claimed_at", columns.Timestamp(), nullable=False),
         sa.Column("object_id", columns.Id(), nullable=False),
         sa.Column("status", sa.Integer(), nullable=True),
-        sa.Column("headers", columns.Json(), nullable=True),
-        sa.Column("body", sa.LargeBinary(), nullable=True),
+        sa.Column("answer", sa.Text(), nullable=True),
         sa.Column("expires_at", columns.Timestamp(), nullable=False),
-        sa.PrimaryKeyConstraint("principal", "operation", "key", name=op.f("pk_idempotency_keys")),
+        sa.PrimaryKeyConstraint("slot", name=op.f("pk_idempotency_keys")),
     )
     op.create_index(op.f("ix_idempotency_keys_expires_at"), "idempotency_keys", ["expires_at"], unique=False)
+    op.create_table(
+        "runs",
+        sa.Column("number", sa.Integer(), autoincrement=True, nullable=False),
+        sa.Column("id", columns.Id(), nullable=False),
+        sa.Column("team_id", columns.Id(), nullable=False),
+        sa.Column("kind", sa.Text(), nullable=False),
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("spec", columns.Json(), nullable=True),
+        sa.Column("requirements", columns.Json(), nullable=False),
+        sa.Column("metadata", columns.Json(), nullable=True),
+        sa.Column("device_id", columns.Id(), nullable=True),
+        sa.Column("used_device_id", columns.Id(), nullable=True),
+        sa.Column("lane", sa.Text(), nullable=False),
+        sa.Column("priority", sa.Integer(), nullable=False),
+        sa.Column("deadline", sa.Float(), nullable=True),
+        sa.Column("state", sa.Text(), nullable=False),
+        sa.Column("phase", sa.Text(), nullable=True),
+        sa.Column("version", sa.Integer(), nullable=False),
+        sa.Column("pausing", sa.Boolean(), nullable=False),
+        sa.Column("attempt", sa.Integer(), nullable=False),
+        sa.Column("max_attempts", sa.Integer(), nullable=False),
+        sa.Column("spent", sa.Integer(), nullable=False),
+        sa.Column("false_starts", sa.Integer(), nullable=False),
+        sa.Column("reason_code", sa.Text(), nullable=True),
+        sa.Column("reason", sa.Text(), nullable=True),
+        sa.Column("waiting", sa.Text(), nullable=True),
+        sa.Column("retry_of", columns.Id(), nullable=True),
+        sa.Column("created_by", sa.Text(), nullable=False),
+        sa.Column("created_at", columns.Timestamp(), nullable=False),
+        sa.Column("started_at", columns.Timestamp(), nullable=True),
+        sa.Column("ended_at", columns.Timestamp(), nullable=True),
+        sa.Column("checkpoint", columns.Json(), nullable=True),
+        sa.PrimaryKeyConstraint("number", name=op.f("pk_runs")),
+        sa.UniqueConstraint("id", name=op.f("uq_runs_id")),
+        sqlite_autoincrement=True,
+    )
+    op.create_index(
+        "ix_runs_queue",
+        "runs",
+        ["lane", "number"],
+        unique=False,
+        sqlite_where=sa.text("state = 'queued'"),
+        postgresql_where=sa.text("state = 'queued'"),
+    )
+    op.create_index(
+        "ix_runs_running",
+        "runs",
+        ["team_id"],
+        unique=False,
+        sqlite_where=sa.text("state = 'running'"),
+        postgresql_where=sa.text("state = 'running'"),
+    )
+    op.create_index("ix_runs_team", "runs", ["team_id", "number"], unique=False)
+    op.create_index(
+        "ix_runs_wanting",
+        "runs",
+        ["device_id"],
+        unique=False,
+        sqlite_where=sa.text("device_id IS NOT NULL"),
+        postgresql_where=sa.text("device_id IS NOT NULL"),
+    )
     op.create_table(
         "signing_keys",
         sa.Column("kid", sa.String(length=64), nullable=False),
@@ -147,6 +241,57 @@ def upgrade() -> None:
     op.create_index(op.f("ix_api_keys_created_by"), "api_keys", ["created_by"], unique=False)
     op.create_index("ix_api_keys_team_id_created_at", "api_keys", ["team_id", "created_at"], unique=False)
     op.create_table(
+        "findings",
+        sa.Column("id", columns.Id(), nullable=False),
+        sa.Column("run_id", columns.Id(), nullable=False),
+        sa.Column("attempt", sa.Integer(), nullable=False),
+        sa.Column("severity", sa.Text(), nullable=False),
+        sa.Column("category", sa.Text(), nullable=True),
+        sa.Column("title", sa.Text(), nullable=True),
+        sa.Column("detail", sa.Text(), nullable=True),
+        sa.Column("created_at", columns.Timestamp(), nullable=False),
+        sa.ForeignKeyConstraint(["run_id"], ["runs.id"], name=op.f("fk_findings_run_id")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_findings")),
+    )
+    op.create_index("ix_findings_run", "findings", ["run_id", "id"], unique=False)
+    op.create_table(
+        "leases",
+        sa.Column("id", columns.Id(), nullable=False),
+        sa.Column("device_id", columns.Id(), nullable=False),
+        sa.Column("driver", sa.Text(), nullable=False),
+        sa.Column("host", sa.Text(), nullable=False),
+        sa.Column("slot", sa.Integer(), nullable=True),
+        sa.Column("fence", sa.Integer(), nullable=False),
+        sa.Column("holder", sa.Text(), nullable=False),
+        sa.Column("team_id", columns.Id(), nullable=True),
+        sa.Column("run_id", columns.Id(), nullable=True),
+        sa.Column("attempt", sa.Integer(), nullable=True),
+        sa.Column("incarnation", sa.Text(), nullable=False),
+        sa.Column("duration", sa.Float(), nullable=True),
+        sa.Column("granted_at", columns.Timestamp(), nullable=False),
+        sa.Column("released_at", columns.Timestamp(), nullable=True),
+        sa.Column("reason", sa.Text(), nullable=True),
+        sa.ForeignKeyConstraint(["device_id"], ["devices.id"], name=op.f("fk_leases_device_id")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_leases")),
+    )
+    op.create_index("ix_leases_run", "leases", ["run_id", "attempt"], unique=False)
+    op.create_index(
+        "uq_leases_device",
+        "leases",
+        ["device_id"],
+        unique=True,
+        sqlite_where=sa.text("released_at IS NULL"),
+        postgresql_where=sa.text("released_at IS NULL"),
+    )
+    op.create_index(
+        "uq_leases_slot",
+        "leases",
+        ["host", "driver", "slot"],
+        unique=True,
+        sqlite_where=sa.text("released_at IS NULL AND slot IS NOT NULL"),
+        postgresql_where=sa.text("released_at IS NULL AND slot IS NOT NULL"),
+    )
+    op.create_table(
         "memberships",
         sa.Column("team_id", columns.Id(), nullable=False),
         sa.Column("user_id", columns.Id(), nullable=False),
@@ -205,6 +350,23 @@ def upgrade() -> None:
     op.create_index(op.f("ix_tokens_family"), "tokens", ["family"], unique=False)
     op.create_index(op.f("ix_tokens_host_id"), "tokens", ["host_id"], unique=False)
     op.create_index(op.f("ix_tokens_user_id"), "tokens", ["user_id"], unique=False)
+    op.create_table(
+        "attempts",
+        sa.Column("run_id", columns.Id(), nullable=False),
+        sa.Column("attempt", sa.Integer(), nullable=False),
+        sa.Column("device_id", columns.Id(), nullable=False),
+        sa.Column("lease_id", columns.Id(), nullable=False),
+        sa.Column("incarnation", sa.Text(), nullable=False),
+        sa.Column("verdict", sa.Text(), nullable=True),
+        sa.Column("reason_code", sa.Text(), nullable=True),
+        sa.Column("reason", sa.Text(), nullable=True),
+        sa.Column("started_at", columns.Timestamp(), nullable=False),
+        sa.Column("ended_at", columns.Timestamp(), nullable=True),
+        sa.ForeignKeyConstraint(["device_id"], ["devices.id"], name=op.f("fk_attempts_device_id")),
+        sa.ForeignKeyConstraint(["lease_id"], ["leases.id"], name=op.f("fk_attempts_lease_id")),
+        sa.ForeignKeyConstraint(["run_id"], ["runs.id"], name=op.f("fk_attempts_run_id")),
+        sa.PrimaryKeyConstraint("run_id", "attempt", name=op.f("pk_attempts")),
+    )
     op.create_table(
         "device_tokens",
         sa.Column("jti", columns.Id(), nullable=False),
