@@ -9,9 +9,9 @@ import msgspec
 
 from anvild.core.logging import get_logger
 from anvild.core.settings import Settings, SettingsError, config_path
-from anvild.sdk import Driver, DriverContext
+from anvild.sdk import Driver, DriverContext, DriverSettings
 
-__all__ = ["driver_context", "enabled_drivers", "host_name"]
+__all__ = ["driver_context", "driver_settings", "enabled_drivers", "host_name"]
 
 
 def host_name(settings: Settings) -> str:
@@ -33,6 +33,20 @@ def enabled_drivers(settings: Settings, installed: dict[str, type[Driver]]) -> d
     return {name: kind for name, kind in installed.items() if settings.drivers.get(name, {}).get("enabled", True)}
 
 
+def driver_settings(settings: Settings, kind: type[Driver]) -> DriverSettings:
+    """Check the driver's table of the settings against its own type.
+
+    :raises SettingsError: with the key and what was expected.
+    """
+    table = {key: value for key, value in settings.drivers.get(kind.name, {}).items() if key != "enabled"}
+    try:
+        return msgspec.convert(table, kind.settings_type)
+    except msgspec.ValidationError as error:
+        message, _, where = str(error).partition(" - at `$")
+        key = f"drivers.{kind.name}{where.rstrip('`')}"
+        raise SettingsError(f"{key}: {message[0].lower()}{message[1:]}") from None
+
+
 def driver_context(settings: Settings, kind: type[Driver]) -> DriverContext[Any]:
     """Check the driver's settings and make its directories (mode 0700).
 
@@ -40,13 +54,7 @@ def driver_context(settings: Settings, kind: type[Driver]) -> DriverContext[Any]
 
     :raises SettingsError: with the key and what was expected.
     """
-    table = {key: value for key, value in settings.drivers.get(kind.name, {}).items() if key != "enabled"}
-    try:
-        checked = msgspec.convert(table, kind.settings_type)
-    except msgspec.ValidationError as error:
-        message, _, where = str(error).partition(" - at `$")
-        key = f"drivers.{kind.name}{where.rstrip('`')}"
-        raise SettingsError(f"{key}: {message[0].lower()}{message[1:]}") from None
+    checked = driver_settings(settings, kind)
     state = settings.data_dir / "drivers" / kind.name
     cache = settings.data_dir / "cache" / kind.name
     for directory in (state, cache):
