@@ -1,0 +1,1 @@
+"""The two programs: ``anvild``, the service, and ``anvil``, the client."""

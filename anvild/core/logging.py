@@ -49,7 +49,7 @@ def configure(stream: TextIO | None = None, *, level: int = logging.INFO, pretty
         _mask_names,
     ]
     render: list[Processor] = (
-        [_Lines(colors=True, timestamp_key="at")] if people else [structlog.processors.format_exc_info, _render_json]
+        [_Lines(colors=target.isatty(), timestamp_key="at")] if people else [structlog.processors.format_exc_info, _render_json]
     )
     structlog.configure(
         processors=[*shared, *render],

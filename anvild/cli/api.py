@@ -1,0 +1,254 @@
+"""The client's side of the HTTP interface: one connection, errors as sentences, event streams that pick up again."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Mapping
+from contextlib import aclosing, asynccontextmanager
+from typing import Any
+
+import httpx2
+import msgspec
+import trio
+from httpx2.websockets import AsyncWebSocketSession, WebSocketUpgradeError
+
+from .context import Context
+from .exits import ExitCode, Failure, exit_for_status
+
+__all__ = ["Api", "ServerEvent", "connect"]
+
+PREFIX = "/api/v1"
+TIMEOUT = httpx2.Timeout(60, connect=10)
+SILENCE = 60.0
+"""Seconds without a byte, keep-alive comments included, after which an event stream counts as broken."""
+FIRST_PAUSE, LONGEST_PAUSE = 0.2, 5.0
+GIVE_UP_AFTER = 60.0
+MAX_FRAME = 16 * 2**20
+
+Document = dict[str, Any]
+
+
+class ServerEvent(msgspec.Struct, frozen=True):
+    """One event of a stream: its id to resume from, its kind, and its data as the daemon wrote it."""
+
+    id: str
+    kind: str
+    data: Document
+
+
+class ErrorBody(msgspec.Struct, frozen=True):
+    """What is inside an error answer."""
+
+    code: str
+    message: str
+
+
+class ErrorAnswer(msgspec.Struct, frozen=True):
+    """An error answer of the daemon."""
+
+    error: ErrorBody
+
+
+@asynccontextmanager
+async def connect(context: Context, *, transport: httpx2.AsyncBaseTransport | None = None) -> AsyncIterator[Api]:
+    """Give the daemon's interface. Nothing is sent before the first call, so this itself does not fail."""
+    connection = context.connection()
+    headers = {"User-Agent": "anvil", "Accept": "application/json"}
+    if connection.key is not None:
+        headers["X-API-Key"] = connection.key
+    async with httpx2.AsyncClient(
+        base_url=connection.url, headers=headers, timeout=TIMEOUT, transport=transport, trust_env=False
+    ) as http:
+        yield Api(http, origin=connection.origin, has_key=connection.key is not None)
+
+
+class Api:
+    """The device-testing interface of one daemon. Paths are relative to its prefix.
+
+    Every method raises Failure: the daemon's own sentence with the exit code that its status stands for, or
+    ``unreachable``. Cancelling a call closes its connection; what the daemon had begun goes on.
+    """
+
+    def __init__(self, http: httpx2.AsyncClient, *, origin: str, has_key: bool) -> None:
+        self._http = http
+        self._origin = origin
+        self._has_key = has_key
+
+    async def get(self, path: str, /, **query: object) -> Document:
+        """Fetch one document. Query values that are None are left out."""
+        return await self._call("GET", path, query=query)
+
+    async def post(self, path: str, body: object = None) -> Document:
+        """Send a document, with a fresh Idempotency-Key, and return the answer (empty when there is none)."""
+        return await self._call("POST", path, body=body, headers={"Idempotency-Key": str(uuid.uuid4())})
+
+    async def delete(self, path: str) -> Document:
+        """Remove something."""
+        return await self._call("DELETE", path)
+
+    async def upload(self, path: str, source: AsyncIterable[bytes], /, **query: object) -> Document:
+        """Send a byte stream to where it shall lie."""
+        async with self._stream("PUT", path, query=query, content=source) as response:
+            return _document(await response.aread())
+
+    @asynccontextmanager
+    async def download(self, path: str, /, **query: object) -> AsyncIterator[httpx2.Response]:
+        """Open a byte stream; iterate over ``response.aiter_raw()`` inside the block."""
+        async with self._stream("GET", path, query=query) as response:
+            yield response
+
+    @asynccontextmanager
+    async def lines(self, path: str, body: object) -> AsyncIterator[AsyncIterator[bytes]]:
+        """Send a document and give the answer as it comes, line by line. There is no limit on its duration."""
+        async with self._stream("POST", path, body=body, timeout=httpx2.Timeout(None, connect=10)) as response:
+            yield _split(response.aiter_bytes())
+
+    async def events(
+        self, path: str, /, *, after: str | None = None, **query: object
+    ) -> AsyncGenerator[ServerEvent, None]:
+        """Follow an event stream for ever, over broken connections and restarts of the daemon, without a gap.
+
+        Raises Failure when the daemon refuses the stream, or has not answered for a minute.
+        """
+        pause, since = FIRST_PAUSE, trio.current_time()
+        while True:
+            try:
+                async with aclosing(self._events_once(path, after, query)) as stream:
+                    async for event in stream:
+                        pause, since = FIRST_PAUSE, trio.current_time()
+                        after = event.id or after
+                        yield event
+                since = trio.current_time()
+            except Failure as failure:
+                waited = trio.current_time() - since
+                if failure.exit_code is not ExitCode.UNREACHABLE or waited >= GIVE_UP_AFTER:
+                    raise
+            await trio.sleep(pause)
+            pause = min(pause * 2, LONGEST_PAUSE)
+
+    async def log_in(self, email: str, password: str) -> None:
+        """Begin a session by cookie for the calls that follow, where no key is known yet."""
+        answer = await self.post("/auth/session", {"email": email, "password": password})
+        self._http.headers["X-CSRF-Token"] = answer["csrfToken"]
+
+    @asynccontextmanager
+    async def websocket(self, path: str) -> AsyncIterator[AsyncWebSocketSession]:
+        """Open a WebSocket."""
+        try:
+            async with self._http.websocket(PREFIX + path, max_message_size_bytes=MAX_FRAME) as session:
+                yield session
+        except* WebSocketUpgradeError as group:
+            refused = group.exceptions[0]
+            assert isinstance(refused, WebSocketUpgradeError)
+            raise self._failure(refused.response.status_code, b"") from None
+        except* httpx2.TransportError as group:
+            raise self._unreachable(group.exceptions[0]) from None
+
+    async def _events_once(
+        self, path: str, after: str | None, query: Mapping[str, object]
+    ) -> AsyncGenerator[ServerEvent, None]:
+        headers = {"Accept": "text/event-stream"} | ({"Last-Event-ID": after} if after is not None else {})
+        timeout = httpx2.Timeout(SILENCE, connect=10)
+        async with self._stream("GET", path, query=query, headers=headers, timeout=timeout) as response:
+            try:
+                async for event in httpx2.EventSource(response):
+                    if event.data:
+                        yield ServerEvent(event.id, event.event, _document(event.data.encode()))
+            except httpx2.TransportError as error:
+                raise self._unreachable(error) from None
+
+    async def _call(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, object] | None = None,
+        body: object = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Document:
+        async with self._stream(method, path, query=query, body=body, headers=headers) as response:
+            try:
+                return _document(await response.aread())
+            except httpx2.TransportError as error:
+                raise self._unreachable(error) from None
+
+    @asynccontextmanager
+    async def _stream(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, object] | None = None,
+        body: object = None,
+        content: AsyncIterable[bytes] | None = None,
+        headers: Mapping[str, str] | None = None,
+        timeout: httpx2.Timeout = TIMEOUT,
+    ) -> AsyncIterator[httpx2.Response]:
+        """Send a request and give its successful answer before its body has come."""
+        sent = dict(headers or {})
+        if body is not None:
+            sent["Content-Type"] = "application/json"
+        request = self._http.build_request(
+            method,
+            PREFIX + path,
+            params={name: str(value) for name, value in (query or {}).items() if value is not None},
+            content=msgspec.json.encode(body) if body is not None else content,
+            headers=sent,
+            timeout=timeout,
+        )
+        try:
+            response = await self._http.send(request, stream=True)
+        except httpx2.TransportError as error:
+            raise self._unreachable(error) from None
+        try:
+            if not response.is_success:
+                raise self._failure(response.status_code, await response.aread())
+            yield response
+        finally:
+            with trio.CancelScope(shield=True):
+                await response.aclose()
+
+    def _failure(self, status: int, body: bytes) -> Failure:
+        """Turn an error answer into the failure of the command."""
+        if status == 401 and not self._has_key:
+            return Failure(
+                ExitCode.NOT_AUTHORISED,
+                "no_key",
+                "no API key is known for this daemon: run anvil login, or set ANVIL_API_KEY",
+            )
+        try:
+            error = msgspec.json.decode(body, type=ErrorAnswer).error
+        except msgspec.MsgspecError:
+            where = self._http.base_url
+            error = ErrorBody(f"http_{status}", f"{where} answered {status}: is that an anvild, and a recent one?")
+        return Failure(exit_for_status(status), error.code, error.message)
+
+    def _unreachable(self, error: BaseException) -> Failure:
+        reason = str(error) or type(error).__name__
+        return Failure(
+            ExitCode.UNREACHABLE,
+            "unreachable",
+            f"no daemon answers at {self._http.base_url} ({self._origin}): {reason}. "
+            "Start it with anvild serve, or name another with --url",
+        )
+
+
+def _document(body: bytes) -> Document:
+    if not body:
+        return {}
+    try:
+        return msgspec.json.decode(body, type=Document)
+    except msgspec.MsgspecError as error:
+        raise Failure(ExitCode.FAULT, "invalid_answer", f"the daemon's answer is not JSON: {error}") from None
+
+
+async def _split(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """Cut a byte stream into its lines."""
+    rest = b""
+    async for chunk in chunks:
+        *whole, rest = (rest + chunk).split(b"\n")
+        for line in whole:
+            if line:
+                yield line
+    if rest:
+        yield rest

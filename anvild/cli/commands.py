@@ -1,0 +1,48 @@
+"""The built-in commands of ``anvil``, registered through the same hook as a stranger's.
+
+Each is named by its import path, so that a module is imported when its command is called and not before.
+"""
+
+from __future__ import annotations
+
+import structlog
+from cyclopts import App, CommandCollisionError, Group
+
+from anvild.sdk import hookimpl
+
+ANVIL_API = "1.0"
+
+log = structlog.get_logger(part="cli")
+
+WORK = Group.create_ordered("Work")
+LAB = Group.create_ordered("Lab")
+MACHINE = Group.create_ordered("This machine")
+
+COMMANDS: tuple[tuple[str, str, Group, str], ...] = (
+    ("run", "anvild.cli.run:run", WORK, "Run a pipeline and follow it to its end."),
+    ("runs", "anvild.cli.runs:app", WORK, "List runs, look into one, cancel, pause, fetch what it left."),
+    ("devices", "anvild.cli.devices:app", WORK, "List devices, make them, use them by hand."),
+    ("events", "anvild.cli.events:events", WORK, "Show what happened, and follow what happens."),
+    ("pipelines", "anvild.cli.lab:pipelines", LAB, "List the pipelines that can be run."),
+    ("drivers", "anvild.cli.lab:drivers", LAB, "List the drivers and how they are."),
+    ("plugins", "anvild.cli.lab:plugins", LAB, "List the plugins that the daemon found."),
+    ("keys", "anvild.cli.keys:app", LAB, "List, create and revoke API keys."),
+    ("login", "anvild.cli.login:login", LAB, "Save the address and the key of a daemon."),
+    ("logout", "anvild.cli.login:logout", LAB, "Forget a saved connection."),
+    ("bootstrap", "anvild.cli.bootstrap:bootstrap", MACHINE, "Make the first user, team and keys of a daemon."),
+    ("image", "anvild.cli.image:app", MACHINE, "Build the images that devices are made from."),
+    ("check-config", "anvild.cli.checkconfig:check_config", MACHINE, "Check the configuration and show it."),
+    ("completion", "anvild.cli.completion:app", MACHINE, "Complete words in your shell."),
+)
+
+ALIASES = {"devices": "device"}
+
+
+@hookimpl
+def anvil_commands(app: App) -> None:
+    """Add the commands of our own. A name that another plugin took first stays with it, and is said to be."""
+    for name, path, group, help_text in COMMANDS:
+        try:
+            app.command(path, name=name, alias=ALIASES.get(name), group=group, help=help_text)
+        except CommandCollisionError:
+            log.warning("command_taken", command=name, reason="another plugin registered it first")

@@ -1,0 +1,101 @@
+"""Files between this machine and the daemon: whole or not at all, with flat memory and a progress bar for people."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+
+import httpx2
+import trio
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
+
+from .exits import ExitCode, Failure
+from .output import Output, plain
+
+__all__ = ["Bar", "copy_out", "inside", "progress", "read_file", "save"]
+
+CHUNK = 256 * 1024
+
+
+class Bar:
+    """Counts bytes; shows them when there is somebody to look."""
+
+    def __init__(self, shown: Progress | None, task: TaskID | None) -> None:
+        self._shown = shown
+        self._task = task
+        self.count = 0
+
+    def advance(self, count: int) -> None:
+        """Count bytes that have moved."""
+        self.count += count
+        if self._shown is not None and self._task is not None:
+            self._shown.advance(self._task, count)
+
+
+@contextmanager
+def progress(output: Output, name: str, total: int | None) -> Iterator[Bar]:
+    """Show a progress bar on standard error while the block runs, where that is a terminal."""
+    console = Console(stderr=True)
+    if output.json or not console.is_terminal:
+        yield Bar(None, None)
+        return
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, console=console, transient=True) as shown:
+        yield Bar(shown, shown.add_task(plain(name), total=total))
+
+
+def inside(directory: Path, name: str) -> Path:
+    """Return where a file called ``name`` by the daemon goes below ``directory``, refusing to leave it."""
+    parts = PurePosixPath(name).parts
+    if not parts or ".." in parts or PurePosixPath(name).is_absolute():
+        raise Failure(ExitCode.USAGE, "unsafe_name", f"a file called {name!r} would lie outside of {directory}")
+    return directory.joinpath(*parts)
+
+
+async def save(response: httpx2.Response, path: Path, output: Output) -> int:
+    """Write the body of an answer to ``path`` and return its size.
+
+    The bytes go to a temporary file beside it, which is renamed at the end; cancelled or broken, nothing is left.
+    """
+    length = response.headers.get("Content-Length")
+    await trio.Path(path.parent).mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = await trio.to_thread.run_sync(
+        lambda: tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    )
+    try:
+        with progress(output, path.name, int(length) if length else None) as bar:
+            async with trio.wrap_file(os.fdopen(descriptor, "wb")) as file:
+                async for chunk in response.aiter_raw():
+                    await file.write(chunk)
+                    bar.advance(len(chunk))
+        await trio.Path(temporary).rename(path)
+    except BaseException as error:
+        with trio.CancelScope(shield=True):
+            await trio.Path(temporary).unlink(missing_ok=True)
+        if isinstance(error, httpx2.TransportError):
+            raise Failure(ExitCode.UNREACHABLE, "cut_short", f"{path.name}: the connection broke: {error}") from None
+        raise
+    return bar.count
+
+
+async def copy_out(response: httpx2.Response) -> int:
+    """Write the body of an answer to standard output and return its size."""
+    count = 0
+    async for chunk in response.aiter_raw():
+        await trio.to_thread.run_sync(sys.stdout.buffer.write, chunk)
+        count += len(chunk)
+    sys.stdout.buffer.flush()
+    return count
+
+
+async def read_file(path: Path, bar: Bar) -> AsyncIterator[bytes]:
+    """Read a file piece by piece."""
+    async with await trio.open_file(path, "rb") as file:
+        while chunk := await file.read(CHUNK):
+            yield chunk
+            bar.advance(len(chunk))
