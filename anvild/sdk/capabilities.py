@@ -127,11 +127,13 @@ class Exec(Capability):
 
     @abstractmethod
     @verb(deadline=30)
-    async def attach(self, tag: str) -> Process:
+    async def attach(self, tag: str, *, replay: bool = False) -> Process:
         """Take a tagged process up again: one that runs, or one that has ended and was not collected yet.
 
         Output that was kept since the last reader is delivered first; how much is kept is the driver's
-        ``facts["exec_kept_output"]`` in bytes. Raises NotFound when the device knows no such tag.
+        ``facts["exec_kept_output"]`` in bytes. ``replay`` begins further back, with what earlier readers have already
+        had, as far as it is kept: it is for a reader that cannot know how far the last one came. Raises NotFound when
+        the device knows no such tag.
         """
 
     @abstractmethod
