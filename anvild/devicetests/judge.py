@@ -63,6 +63,18 @@ class Judge:
         self._head = CAPTURED_BYTES if capture else 0
         self.judgement = judgement
 
+    def begin_again(self) -> None:
+        """The output comes again from its beginning, or from as far back as the device has kept it.
+
+        What has been seen stays seen; what the output began with stays known where it may not come again.
+        """
+        for stream in Stream:
+            state = self._state(stream)
+            state.line = state.tail = b""
+            state.size = 0
+            if len(state.head) < self._head:
+                state.head = b""
+
     def feed(self, output: Output) -> None:
         """Take the next piece of output."""
         state = self._state(output.stream)

@@ -26,13 +26,14 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
 class Begun(msgspec.Struct, kw_only=True):
     """The step that has begun and is not done: its place, its process's tag, what was judged and shown of its output.
 
-    ``shown`` counts the bytes of output that went into events.
+    ``shown`` counts the bytes of output that went into events, ``pieces`` those events.
     """
 
     index: int
     tag: str
     judgement: Judgement = msgspec.field(default_factory=Judgement)
     shown: int = 0
+    pieces: int = 0
 
 
 class Progress(msgspec.Struct, kw_only=True):

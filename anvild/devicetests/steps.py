@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import aclosing
+from contextlib import AsyncExitStack, aclosing
 from typing import Any
 
 import trio
@@ -23,11 +23,15 @@ FIRST_LOOK_SECONDS = 0.05
 LONGEST_LOOK_SECONDS = 1.0
 
 
-async def execute(work: Work, step: Step, begun: Begun, *, resumed: bool) -> str:
+async def execute(work: Work, step: Step, begun: Begun, holding: AsyncExitStack, *, resumed: bool) -> str:
     """Do one step and return in a few words what it did. Raises StepFailed, RunFailed, MissingValue and the errors
-    of the device. Verbs other than ``exec`` are idempotent: a resumed step is done again."""
+    of the device.
+
+    What must be kept until the result is saved is let go by ``holding``. Verbs other than ``exec`` are idempotent: a
+    resumed step is done again.
+    """
     if isinstance(step, ExecStep):
-        return await run_exec(work, step, begun, resumed=resumed)
+        return await run_exec(work, step, begun, holding, resumed=resumed)
     with trio.move_on_after(step.timeout):
         return await _EXECUTORS[type(step)](work, step)
     raise StepFailed(f"it did not end within {step.timeout:g} s")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AsyncExitStack
 from typing import ClassVar
 
 import msgspec
@@ -99,9 +100,13 @@ class _Attempt:
             begun = self._progress.begun = Begun(index=index, tag=f"{run.run_id}.{run.attempt}.{index + 1}")
             await self._work.save("step", self._event(step, "begun"))
         await self._context.phase(step.name)
+        async with AsyncExitStack() as holding:
+            await self._do(step, begun, holding, resumed=resumed)
+
+    async def _do(self, step: Step, begun: Begun, holding: AsyncExitStack, *, resumed: bool) -> None:
         started = trio.current_time()
         try:
-            reason = await execute(self._work, step, begun, resumed=resumed)
+            reason = await execute(self._work, step, begun, holding, resumed=resumed)
         except MissingValue as error:
             await self._done(step, "skipped", f"it needs {error.name!r}, which no step has captured", 0.0)
         except StepFailed as error:

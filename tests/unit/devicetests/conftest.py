@@ -38,13 +38,16 @@ from anvild.sdk import (
     TerminalSize,
 )
 
+KEPT = 100_000
+
 
 class Job:
-    """A process of the machine. What it writes is kept until somebody takes it."""
+    """A process of the machine. What it writes is kept: what nobody has had, and the rest for who begins again."""
 
     def __init__(self, process: trio.Process) -> None:
         self.process = process
         self.kept: list[Output] = []
+        self.had: list[Output] = []
         self.open = 2
         self.news = trio.Event()
 
@@ -55,14 +58,20 @@ class Job:
         self.open -= 1
         self.tell()
 
+    def begin_again(self) -> None:
+        self.kept = [*self.had, *self.kept]
+        self.had = []
+        while sum(len(output.data) for output in self.kept) > KEPT:
+            self.kept.pop(0)
+
     def tell(self) -> None:
         self.news.set()
         self.news = trio.Event()
 
 
 class MachineProcess(Process, AsyncIterator[Output]):
-    def __init__(self, machine: Machine, job: Job, tag: str | None) -> None:
-        self.machine, self.job, self.tag, self.pid = machine, job, tag, job.process.pid
+    def __init__(self, session: MachineSession, job: Job, tag: str) -> None:
+        self.session, self.job, self.tag, self.pid = session, job, tag, job.process.pid
 
     def __aiter__(self) -> AsyncIterator[Output]:
         return self
@@ -73,7 +82,8 @@ class MachineProcess(Process, AsyncIterator[Output]):
                 raise StopAsyncIteration
             await self.job.news.wait()
         await trio.lowlevel.checkpoint()
-        return self.job.kept.pop(0)
+        self.job.had.append(self.job.kept.pop(0))
+        return self.job.had[-1]
 
     async def send(self, data: bytes) -> None:
         raise NotImplementedError
@@ -93,6 +103,9 @@ class MachineProcess(Process, AsyncIterator[Output]):
 
     async def aclose(self) -> None:
         await trio.lowlevel.checkpoint()
+        collected = self.job.process.returncode is not None and not self.job.open and not self.job.kept
+        if collected and self.tag and not self.session.dead:  # the dead let go of nothing
+            del self.session.machine.jobs[self.tag]
 
 
 @dataclass
@@ -106,14 +119,27 @@ class Machine:
     def session(self) -> MachineSession:
         return MachineSession(self)
 
+    async def ended(self) -> None:
+        """Wait until every process has ended and all of its output is there."""
+        for job in self.jobs.values():
+            while job.open:
+                await job.news.wait()
+            await job.process.wait()
+
 
 class MachineSession(Session, Exec, Files):
     device = DeviceFact(
-        identity="machine", platform="linux", name="this machine", status=DeviceStatus.READY, capabilities=("exec",)
+        identity="machine",
+        platform="linux",
+        name="this machine",
+        status=DeviceStatus.READY,
+        capabilities=("exec", "files"),
+        facts={"exec_kept_output": str(KEPT)},
     )
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
+        self.dead = False
 
     async def start(self, command: Command) -> Process:
         assert command.tag is not None
@@ -137,13 +163,15 @@ class MachineSession(Session, Exec, Files):
         assert process.stderr is not None
         self.machine.nursery.start_soon(job.read, Stream.STDOUT, process.stdout)
         self.machine.nursery.start_soon(job.read, Stream.STDERR, process.stderr)
-        return MachineProcess(self.machine, job, command.tag)
+        return MachineProcess(self, job, command.tag)
 
-    async def attach(self, tag: str) -> Process:
+    async def attach(self, tag: str, *, replay: bool = False) -> Process:
         await trio.lowlevel.checkpoint()
         if tag not in self.machine.jobs:
             raise NotFound(f"there is no process with the tag {tag}")
-        return MachineProcess(self.machine, self.machine.jobs[tag], tag)
+        if replay:
+            self.machine.jobs[tag].begin_again()
+        return MachineProcess(self, self.machine.jobs[tag], tag)
 
     async def processes(self) -> Sequence[ProcessInfo]:
         raise NotImplementedError
@@ -225,7 +253,9 @@ class Recorder:
     """A run context that keeps what is durable in ``kept`` and dies at the ``crash_at``-th durable act, just before it
     or just ``after`` it."""
 
-    def __init__(self, run: RunInfo, session: Session, kept: Kept, crash_at: int = -1, after: bool = False) -> None:
+    def __init__(
+        self, run: RunInfo, session: MachineSession, kept: Kept, crash_at: int = -1, after: bool = False
+    ) -> None:
         self.run = run
         self.session = session
         self.kept = kept
@@ -238,10 +268,10 @@ class Recorder:
     async def _act(self, act: Callable[[], None]) -> None:
         await trio.lowlevel.checkpoint()
         self.acts += 1
-        if self.acts == self._crash_at and not self._after:
-            raise Crash
-        act()
+        if self.acts != self._crash_at or self._after:
+            act()
         if self.acts == self._crash_at:
+            self.session.dead = True
             raise Crash
 
     async def phase(self, name: str) -> None:
@@ -309,6 +339,12 @@ class Lab:
             resumed=self.kept.checkpoint is not None,
         )
         return Recorder(run, self.machine.session(), self.kept, crash_at, after)
+
+    def forget(self) -> None:
+        """Begin as if nothing had been."""
+        self.kept = Kept()
+        self.machine.started.clear()
+        self.machine.jobs.clear()
 
     async def run(self, document: str, **metadata: Any) -> Outcome:
         return await PipelineWorkload().run(self.context(self.frozen(document, **metadata)))

@@ -148,34 +148,35 @@ async def test_a_lost_device_is_no_verdict_on_the_thing_under_test(lab: Any, mon
 
 
 THREE = document(
-    "verb = 'exec'\nname = 'one'\nshell = 'echo first'\nexpect = { exit = 0 }",
+    "verb = 'exec'\nname = 'one'\nshell = 'echo first'\nexpect = { stdout_matches = '^first$' }\ncapture = 'said'",
     "verb = 'exec'\nname = 'two'\nshell = 'echo second; exit 1'\nrequired = false",
-    "verb = 'exec'\nname = 'three'\nshell = 'echo third'",
+    "verb = 'exec'\nname = 'three'\ncommand = ['echo', '{{ said }}']\nexpect = { stdout_contains = 'first' }",
 )
 
 
 async def test_wherever_the_daemon_dies_no_step_runs_twice(lab: Any) -> None:
-    """Die at every durable act, before and after it, and go on: each program has been started exactly once."""
+    """Die at every durable act, before and after it, and go on: each program was started once and is judged right."""
     context = lab.context(lab.frozen(THREE))
     await PipelineWorkload().run(context)
     for crash_at in range(1, context.acts + 1):
         for after in (False, True):
-            lab.kept.__init__()
-            lab.machine.started.clear()
-            lab.machine.jobs.clear()
+            lab.forget()
             with pytest.raises(lab.crash):
                 await PipelineWorkload().run(lab.context(lab.frozen(THREE), crash_at=crash_at, after=after))
             outcome = await PipelineWorkload().run(lab.context(lab.frozen(THREE)))
             assert outcome == Outcome(verdict=Verdict.PASSED, reason="2 of 3 steps passed")
-            assert [argv[2] for argv in lab.machine.started] == ["echo first", "echo second; exit 1", "echo third"]
+            assert [argv[-1] for argv in lab.machine.started] == ["echo first", "echo second; exit 1", "first"]
             assert lab.kept.steps("begun") == ["one", "two", "three"]
+            assert lab.kept.artifacts["step-01.log"] == b"first\n"
             assert {"report.json", "report.html"} <= lab.kept.artifacts.keys()
 
 
-async def test_output_that_the_daemon_missed_ends_the_attempt_and_not_the_verdict(lab: Any) -> None:
-    text = document("verb = 'exec'\nname = 'one'\nshell = 'echo first'\nexpect = { stdout_contains = 'first' }")
+async def test_output_that_nobody_kept_ends_the_attempt_and_not_the_verdict(lab: Any) -> None:
+    script = "echo first; i=0; while [ $i -lt 20000 ]; do echo line number $i; i=$((i+1)); done"
+    text = document(f"verb = 'exec'\nname = 'one'\nshell = '{script}'\nexpect = {{ stdout_contains = 'first' }}")
     with pytest.raises(lab.crash):
         await PipelineWorkload().run(lab.context(lab.frozen(text), crash_at=2))
+    await lab.machine.ended()
     failed = await failure(PipelineWorkload().run, lab.context(lab.frozen(text)))
     assert (failed.code, failed.retry) == ("interrupted", True)
 
@@ -195,4 +196,5 @@ async def test_a_cancelled_run_keeps_what_it_has_judged_and_leaves_its_program(l
     outcome = await PipelineWorkload().run(lab.context(lab.frozen(text)))
     assert outcome.verdict is Verdict.PASSED
     assert len(lab.machine.started) == 1
-    assert lab.kept.artifacts["step-01.log"].startswith(b"[the daemon was away")
+    assert lab.kept.artifacts["step-01.log"] == b"first\nlast\n"
+    assert [data["text"] for kind, data in lab.kept.events if kind == "output"] == ["first\n", "last\n"]
