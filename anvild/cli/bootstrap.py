@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Annotated
 
 import msgspec
 from cyclopts import Parameter
 
 from anvild.core.identity import bootstrap as make_first_user
-from anvild.core.settings import load_settings
 from anvild.core.store import open_store
 
 from .context import Ctx
-from .exits import ExitCode, Failure
+from .machine import ConfigFile, DataDir, own_data_dir, settings_of
 from .profiles import DEFAULT_PROFILE, Profile, save_profile
 from .prompt import ask
 
-__all__ = ["bootstrap", "own_data_dir"]
+__all__ = ["bootstrap"]
 
 
 async def bootstrap(
@@ -28,8 +26,8 @@ async def bootstrap(
         str | None, Parameter(help="Asked for, or read from standard input, when not given.", show_default=False)
     ] = None,
     team: Annotated[str | None, Parameter(help="Name of the team that is made for a new account.")] = None,
-    data_dir: Annotated[Path | None, Parameter(help="The daemon's data directory.")] = None,
-    config: Annotated[Path | None, Parameter(help="Configuration file instead of /etc/anvild.")] = None,
+    data_dir: DataDir = None,
+    config: ConfigFile = None,
     save: Annotated[bool, Parameter(negative="", help="Keep the key in the credentials file too.")] = False,
     context: Ctx,
 ) -> None:
@@ -38,7 +36,7 @@ async def bootstrap(
     It works on the data directory itself, before the first start and while the daemon runs. Called again, it needs
     the same password, and revokes the keys that it made before.
     """
-    settings = load_settings(config, {"data_dir": data_dir}, os.environ)
+    settings = settings_of(config, data_dir)
     own_data_dir(settings.data_dir)
     secret = password if password is not None else ask(f"Password for {email}: ")
     async with open_store(settings.store_url) as store:
@@ -55,24 +53,3 @@ async def bootstrap(
     context.output.table(["what", "value"], list(answer.items()), empty="")
     if save:
         context.output.say(f"The key is kept in {path} as profile {name!r}.")
-
-
-def own_data_dir(data_dir: Path) -> None:
-    """Make the data directory where there is none, and refuse one of another user: its daemon could not go on."""
-    try:
-        data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-        owner = data_dir.stat().st_uid
-    except PermissionError:
-        raise Failure(
-            ExitCode.NOT_AUTHORISED,
-            "permission_denied",
-            f"{data_dir} cannot be used by this user; name another with --data-dir, or become its owner "
-            "(sudo -u anvild ...)",
-        ) from None
-    if owner != os.geteuid():
-        raise Failure(
-            ExitCode.NOT_AUTHORISED,
-            "foreign_data_dir",
-            f"{data_dir} belongs to user {owner}; run this as that user, or the daemon could not use what it makes "
-            "(sudo -u anvild ...)",
-        )

@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 from urllib.parse import urlsplit
 
 import msgspec
-from cyclopts import Parameter
 
 from anvild.core.driver_context import driver_settings, enabled_drivers
 from anvild.core.logging import MASK, SECRET_NAMES
 from anvild.core.plugins import Plugins
-from anvild.core.settings import DEFAULT_CONFIG, Settings, SettingsError, load_settings
+from anvild.core.settings import DEFAULT_CONFIG, Settings, SettingsError
 
 from .context import Ctx
 from .exits import ExitCode, Failure
+from .machine import ConfigFile, settings_of
 from .output import Output
 
 __all__ = ["check", "check_config", "line_of", "masked"]
-
-ConfigFile = Annotated[Path | None, Parameter(help="Configuration file instead of /etc/anvild.")]
 
 
 def check_config(*, config: ConfigFile = None, context: Ctx) -> None:
@@ -34,7 +31,7 @@ def check_config(*, config: ConfigFile = None, context: Ctx) -> None:
 def check(config: Path | None, output: Output) -> None:
     """Load and check what ``anvild serve`` would, and print it. Raises Failure with the place and what was expected."""
     try:
-        settings = load_settings(config, {}, os.environ)
+        settings = settings_of(config)
         _check_drivers(settings)
     except SettingsError as error:
         raise Failure(ExitCode.USAGE, "settings", _with_line(str(error), config)) from None

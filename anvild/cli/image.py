@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,20 +13,18 @@ from cyclopts import App, Parameter
 
 from anvild.core.driver_context import driver_context, enabled_drivers
 from anvild.core.plugins import Plugins
-from anvild.core.settings import Settings, load_settings
+from anvild.core.settings import Settings
 from anvild.sdk import Driver, ImageBuild, Provision, Template
 
-from .bootstrap import own_data_dir
 from .context import Ctx
 from .exits import ExitCode, Failure
+from .machine import ConfigFile, DataDir, own_data_dir, settings_of
 from .output import Output, ago, size
 
 __all__ = ["app"]
 
 app = App(name="image")
 
-ConfigFile = Annotated[Path | None, Parameter(help="Configuration file instead of /etc/anvild.")]
-DataDir = Annotated[Path | None, Parameter(help="The daemon's data directory.")]
 DriverName = Annotated[str | None, Parameter(name="--driver", help="Driver that builds it; needed if several can.")]
 
 
@@ -81,7 +78,7 @@ async def list_images(*, data_dir: DataDir = None, config: ConfigFile = None, co
 
 
 def _settings(config: Path | None, data_dir: Path | None) -> Settings:
-    settings = load_settings(config, {"data_dir": data_dir}, os.environ)
+    settings = settings_of(config, data_dir)
     own_data_dir(settings.data_dir)
     return settings
 

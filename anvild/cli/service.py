@@ -8,8 +8,9 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from .checkconfig import ConfigFile, check
+from .checkconfig import check
 from .ending import settle
+from .machine import ConfigFile
 from .output import Output
 
 __all__ = ["main"]

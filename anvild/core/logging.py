@@ -17,6 +17,7 @@ from typing import TextIO
 
 import msgspec
 import structlog
+from structlog.dev import plain_traceback
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 __all__ = ["configure", "get_logger"]
@@ -48,9 +49,9 @@ def configure(stream: TextIO | None = None, *, level: int = logging.INFO, pretty
         structlog.processors.TimeStamper(fmt="iso", utc=True, key="at"),
         _mask_names,
     ]
-    render: list[Processor] = (
-        [_Lines(colors=target.isatty(), timestamp_key="at")] if people else [structlog.processors.format_exc_info, _render_json]
-    )
+    render: list[Processor] = [structlog.processors.format_exc_info, _render_json]
+    if people:
+        render = [_Lines(colors=target.isatty(), timestamp_key="at", exception_formatter=plain_traceback)]
     structlog.configure(
         processors=[*shared, *render],
         wrapper_class=structlog.make_filtering_bound_logger(level),
@@ -89,7 +90,7 @@ def _render_json(_logger: WrappedLogger, _method: str, event: EventDict) -> str:
 
 
 class _Lines(structlog.dev.ConsoleRenderer):
-    """Coloured lines for people."""
+    """Coloured lines for people. Tracebacks are plain: local variables hold secrets."""
 
     def __call__(self, logger: WrappedLogger, name: str, event_dict: EventDict) -> str:
         return _mask_text(str(super().__call__(logger, name, event_dict)))

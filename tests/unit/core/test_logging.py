@@ -94,6 +94,19 @@ def test_people_get_readable_lines(stream: io.StringIO) -> None:
     assert "hidden" not in target.getvalue()
 
 
+@pytest.mark.parametrize("pretty", [True, False])
+def test_a_traceback_shows_no_local_variables(stream: io.StringIO, pretty: bool) -> None:
+    target = io.StringIO()
+    configure(target, pretty=pretty)
+    local = "".join(["se", "cret"])
+    try:
+        raise ValueError(len(local))
+    except ValueError:
+        get_logger("engine").exception("driver_failed")
+    assert "ValueError: 6" in target.getvalue()
+    assert local not in target.getvalue()
+
+
 def test_a_terminal_means_people(stream: io.StringIO) -> None:
     master, slave = pty.openpty()
     with os.fdopen(slave, "w") as terminal, os.fdopen(master, "rb", buffering=0) as screen:
