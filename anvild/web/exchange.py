@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Awaitable, Callable
 from math import inf
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import trio
 from hypercorn.protocol.events import Body, EndBody, Event, Response, StreamClosed
@@ -169,10 +169,10 @@ class Exchange(HTTPStream):
             if self._head is not None:
                 head = self._head
                 self._head = None
-                if not message.get("more_body"):
+                if message["type"] == "http.response.body" and not message.get("more_body"):
                     await self._answer_whole(head, bytes(message.get("body", b"")))
                     return
-                await super().app_send(head)
+                await super().app_send(cast("ASGISendEvent", head))
         await super().app_send(message)
         await self.link.flush()
         if message is not None and message.get("more_body"):

@@ -20,6 +20,7 @@ from anvild.core.logging import get_logger
 from anvild.sdk import ASGIApp
 
 from .connection import Connection, ConnectionLimits, ProtocolConfig
+from .stopping import Stopping
 
 __all__ = ["BindError", "ConnectionLimits", "bind", "serve", "url_of"]
 
@@ -49,22 +50,21 @@ def bind(listen: str) -> list[trio.SocketListener]:
         found = socket.getaddrinfo(host or None, int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except OSError as error:
         raise BindError(f"cannot listen on {listen!r}: the host name is not known ({error})") from error
-    listeners: list[trio.SocketListener] = []
+    socks: list[socket.socket] = []
     for family, kind, protocol, _, address in found[: 1 if port == "0" else None]:
         sock = socket.socket(family, kind, protocol)
+        socks.append(sock)
         try:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if family == socket.AF_INET6:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             sock.bind(address)
-            listeners.append(_listener(sock))
         except OSError as error:
-            sock.close()
-            for listener in listeners:
-                listener.socket.close()
+            for opened in socks:
+                opened.close()
             raise BindError(f"cannot listen on {listen}: {_reason(error)}") from error
-    return listeners
+    return [_listener(sock) for sock in socks]
 
 
 def url_of(listener: trio.SocketListener) -> str:
@@ -87,10 +87,11 @@ async def serve(
     """Serve ``app`` until ``shutdown`` is set, then let requests in flight finish within ``limits.grace_seconds``.
 
     The listeners are closed, and socket files removed, on every way out. Nothing that a client does ends it. The
-    scope of each request holds ``state["stopping"]``, a :class:`trio.Event` that is set at the shutdown, for answers
-    that would go on for ever. Cancelling drops all connections at once.
+    scope of each request holds ``state["stopping"]``, a :class:`~anvild.web.stopping.Stopping`, for answers that would
+    go on for ever. Cancelling drops all connections at once.
     """
     server = _Server(app, limits)
+    files = [listener.socket.getsockname() for listener in listeners if listener.socket.family == socket.AF_UNIX]
     try:
         async with trio.open_nursery() as accepting:
             handlers = await accepting.start(server.handle_connections)
@@ -101,7 +102,9 @@ async def serve(
             await server.stop()
     finally:
         for listener in listeners:
-            _close(listener)
+            listener.socket.close()
+        for file in files:
+            Path(file).unlink(missing_ok=True)
 
 
 class _Server:
@@ -112,7 +115,7 @@ class _Server:
         self.limits = limits
         self.config = ProtocolConfig(limits)
         self.context = WorkerContext(None)
-        self.stopping = trio.Event()
+        self.stopping = Stopping()
         self.state: dict[str, Any] = {"stopping": self.stopping}
         self.connections: set[Connection] = set()
         self.turned_away = 0
@@ -204,10 +207,3 @@ def _reason(error: OSError) -> str:
     if error.errno == errno.EACCES:
         return "permission denied; ports below 1024 and foreign folders need rights that the daemon does not have"
     return error.strerror or str(error)
-
-
-def _close(listener: trio.SocketListener) -> None:
-    name = listener.socket.getsockname() if listener.socket.fileno() >= 0 else ""
-    listener.socket.close()
-    if isinstance(name, str) and name:
-        Path(name).unlink(missing_ok=True)
