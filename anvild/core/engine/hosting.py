@@ -1,0 +1,355 @@
+"""Hosting one driver: started, watched, restarted with growing pauses, quarantined when it keeps failing.
+
+Nothing that a driver does reaches the daemon's nursery. Each life of a driver gets a new instance; a watch that fails
+is called again on the same instance, so that sessions of running work go on.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Any, Literal, TypeVar
+
+import msgspec
+import trio
+from sqlalchemy import Connection
+
+from anvild.core.events import append
+from anvild.core.logging import get_logger
+from anvild.core.store import Store
+from anvild.sdk import (
+    AnvilError,
+    Description,
+    Driver,
+    DriverFault,
+    Health,
+    HealthState,
+    Provision,
+    Recovery,
+    Unavailable,
+)
+
+from .chores import Chores
+from .guard import call_driver
+from .persist import persist
+from .queue import DriverSupply
+from .sightings import Sightings
+from .values import DriverInfo
+
+__all__ = ["DriverFactory", "HostedDriver"]
+
+T = TypeVar("T")
+
+DriverFactory = Callable[[], Driver]
+"""Makes a new instance of a driver for each of its lives. Cheap, no I/O."""
+
+START_SECONDS = 60.0
+STOP_SECONDS = 30.0
+DESCRIBE_SECONDS = 10.0
+RECOVER_SECONDS = 30.0
+HEALTH_SECONDS = 30.0
+SETTLED_SECONDS = 2.0
+STEADY_SECONDS = 60.0
+LONGEST_PAUSE = 60.0
+
+QUARANTINE_AFTER = 5
+"""Failures in a row, of starting or watching, after which a driver is left alone until it is rearmed."""
+
+DEGRADED_AFTER = 3
+"""Faults in verbs within :data:`FAULT_WINDOW` seconds after which a driver's health is degraded."""
+
+FAULT_WINDOW = 600.0
+
+log = get_logger(__name__)
+
+
+class _Broken(Exception):
+    """This life of the driver is over. ``fault`` says that it is to blame, not the ground that it works on."""
+
+    def __init__(self, reason: str, *, fault: bool) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.fault = fault
+
+
+class HostedDriver:
+    """One driver in the daemon's process.
+
+    ``on_change`` is called when what it can serve has changed; ``on_lost`` when a device has gone, with its id and the
+    reason; ``on_stop`` when the driver itself is taken away from the work that runs on it.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        factory: DriverFactory,
+        *,
+        store: Store,
+        host: str,
+        on_change: Callable[[], None],
+        on_lost: Callable[[str, str], None],
+        on_stop: Callable[[str, str], None],
+    ) -> None:
+        self.name = name
+        self.description: Description | None = None
+        self.state: Literal["starting", "running", "waiting", "quarantined"] = "starting"
+        self.slots_used = 0
+        self._factory = factory
+        self._store = store
+        self._on_change = on_change
+        self._on_stop = on_stop
+        self._driver: Driver | None = None
+        self._reason: str | None = "it is starting"
+        self._told: str | None = ""
+        self._changed = trio.Event()
+        self._rearmed = trio.Event()
+        self._faults: deque[float] = deque(maxlen=100)
+        self._fault_count = 0
+        self.sightings = Sightings(name, host=host, store=store, fault=self.fault, on_change=on_change, on_lost=on_lost)
+        self._chores = Chores(self, store=store, host=host, done=on_change)
+        self.sightings.on_unclean = self._chores.wake
+
+    # ----- what others ask
+
+    @property
+    def blocked(self) -> str | None:
+        """Why the driver takes no work now; None when it does."""
+        if self._reason is not None:
+            return self._reason
+        if self.description is not None and not self.description.health.usable:
+            return self.description.health.reason
+        return None
+
+    @property
+    def supply(self) -> DriverSupply:
+        """The driver as the scheduler sees it."""
+        known = self.description
+        return DriverSupply(
+            name=self.name,
+            platforms=frozenset(known.platforms if known else ()),
+            capabilities=frozenset(known.capabilities if known else ()),
+            slots=known.slots if known else 0,
+            blocked=self.blocked,
+        )
+
+    @property
+    def info(self) -> DriverInfo:
+        """The driver as people see it."""
+        known = self.description
+        health = self._health()
+        return DriverInfo(
+            name=self.name,
+            version=known.version if known else "",
+            state=self.state,
+            health=health.state,
+            reason=health.reason,
+            platforms=known.platforms if known else (),
+            capabilities=known.capabilities if known else (),
+            slots=known.slots if known else 0,
+            slots_used=self.slots_used,
+            devices=len(self.sightings.present),
+            faults=self._fault_count,
+            facts=known.facts if known else {},
+        )
+
+    @property
+    def driver(self) -> Driver:
+        """The living instance. Raises Unavailable when there is none."""
+        if self._driver is None:
+            raise Unavailable(f"the driver {self.name!r} is not ready: {self.blocked}")
+        return self._driver
+
+    @property
+    def provision(self) -> Provision:
+        """The living instance as one that makes devices. Raises DriverFault when it does not."""
+        driver: object = self.driver
+        if isinstance(driver, Provision):
+            return driver
+        raise self.fault("describe", TypeError("it declares slots and does not implement Provision"))
+
+    def fault(self, what: str, error: BaseException) -> DriverFault:
+        """Count a breach of the contract and return what the caller of the verb gets."""
+        self._faults.append(trio.current_time())
+        self._fault_count += 1
+        message = f"the driver {self.name!r} failed in {what} with {type(error).__name__}: {error}"
+        log.warning("driver_fault", driver=self.name, verb=what, error=repr(error))
+        return DriverFault(message, driver=self.name)
+
+    async def call(self, what: str, limit: float, function: Callable[..., Awaitable[T]], *args: Any) -> T:
+        """Call the driver with a time limit, letting only errors of the interface out."""
+        return await call_driver(self.fault, f"{self.name}.{what}", limit, function, *args)
+
+    async def recover(self, handle: str) -> Recovery:
+        """Ask what became of a device while the daemon was away."""
+        return await self.call("recover", RECOVER_SECONDS, self.driver.recover, handle)
+
+    async def wait_ready(self) -> None:
+        """Return when the driver takes work."""
+        while self._driver is None or self.blocked is not None:
+            await self._changed.wait()
+
+    def rearm(self) -> None:
+        """End the quarantine of the driver, and forget its faults."""
+        self._faults.clear()
+        self._rearmed.set()
+        self._rearmed = trio.Event()
+
+    def tidy(self) -> None:
+        """Look for devices that must be cleaned or destroyed."""
+        self._chores.wake()
+
+    # ----- its lives
+
+    async def run(self) -> None:
+        """Host the driver until cancelled; then stop it, within its time limit."""
+        failures = 0
+        while True:
+            started = trio.current_time()
+            try:
+                await self._live()
+            except _Broken as broken:
+                failures = 0 if trio.current_time() - started > STEADY_SECONDS else failures
+                failures += 1
+                if broken.fault and failures >= QUARANTINE_AFTER:
+                    await self._quarantine(f"it failed {failures} times in a row, last: {broken.reason}")
+                    failures = 0
+                else:
+                    await self._set("waiting", broken.reason)
+                    await trio.sleep(_pause(failures))
+            await self._set("starting", "it is starting")
+
+    async def _live(self) -> None:
+        """One life: made, started, watched, stopped. Ends by _Broken or cancellation."""
+        try:
+            driver = self._factory()
+        except Exception as error:
+            raise _Broken(f"it cannot be made: {self.fault('__init__', error).message}", fault=True) from error
+        try:
+            try:
+                await self.call("start", START_SECONDS, driver.start)
+                self.description = await self._describe(driver)
+            except AnvilError as error:
+                raise _Broken(error.message, fault=not isinstance(error, Unavailable)) from error
+            self._driver = driver
+            await self._set("running", None)
+            broken = await self._serve(driver)
+            raise broken
+        finally:
+            self._driver = None
+            self.sightings.forget()
+            self._on_stop(self.name, self._reason or "the daemon stops")
+            await self._stop(driver)
+
+    async def _serve(self, driver: Driver) -> _Broken:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.sightings.run)
+            nursery.start_soon(self._chores.run)
+            nursery.start_soon(self._keep_described, driver)
+            broken = await self._watch(driver)
+            nursery.cancel_scope.cancel()
+        return broken
+
+    async def _watch(self, driver: Driver) -> _Broken:
+        failures = 0
+        while True:
+            started = trio.current_time()
+            async with trio.open_nursery() as nursery:
+                if failures:
+                    nursery.start_soon(self._settled)
+                error = await self._watch_once(driver)
+                nursery.cancel_scope.cancel()
+            failures = 0 if trio.current_time() - started > STEADY_SECONDS else failures
+            failures += 1
+            reason = f"its watch failed: {error.message}"
+            if isinstance(error, DriverFault) and failures >= QUARANTINE_AFTER:
+                return _Broken(reason, fault=True)
+            await self._set("waiting", reason)
+            await trio.sleep(_pause(failures))
+
+    async def _watch_once(self, driver: Driver) -> AnvilError:
+        try:
+            await self.call("watch", math.inf, driver.watch, self.sightings.report)
+        except AnvilError as error:
+            return error
+        # What is annotated NoReturn may return all the same.
+        return self.fault("watch", RuntimeError("it returned; it must report for ever"))  # type: ignore[unreachable]
+
+    async def _settled(self) -> None:
+        await trio.sleep(SETTLED_SECONDS)
+        await self._set("running", None)
+
+    async def _describe(self, driver: Driver) -> Description:
+        described: object = await self.call("describe", DESCRIBE_SECONDS, driver.describe)
+        try:
+            return msgspec.convert(msgspec.to_builtins(described), Description)
+        except (msgspec.ValidationError, TypeError) as error:
+            raise self.fault("describe", error) from error
+
+    async def _keep_described(self, driver: Driver) -> None:
+        """Look at the driver's health now and then. An answer that fails is itself a state of health."""
+        while True:
+            await trio.sleep(HEALTH_SECONDS)
+            try:
+                self.description = await self._describe(driver)
+            except AnvilError as error:
+                if self.description is not None:
+                    health = Health(state=HealthState.UNHEALTHY, reason=error.message)
+                    self.description = msgspec.structs.replace(self.description, health=health)
+            await self._tell()
+            self._chores.wake()
+
+    async def _stop(self, driver: Driver) -> None:
+        with trio.CancelScope(shield=True):
+            try:
+                await self.call("stop", STOP_SECONDS, driver.stop)
+            except AnvilError as error:
+                log.warning("driver_stop", driver=self.name, error=error.message)
+
+    async def _quarantine(self, reason: str) -> None:
+        def job(conn: Connection) -> None:
+            append(conn, "driver.quarantined", subject=("driver", self.name), data={"reason": reason}, audit=True)
+
+        rearmed = self._rearmed
+        await self._set("quarantined", f"it is in quarantine: {reason}", tell=False)
+        await persist(self._store, job)
+        self._told = self.blocked
+        await rearmed.wait()
+
+    async def _set(
+        self, state: Literal["starting", "running", "waiting", "quarantined"], reason: str | None, *, tell: bool = True
+    ) -> None:
+        self.state = state
+        self._reason = reason
+        changed, self._changed = self._changed, trio.Event()
+        changed.set()
+        if tell and state != "starting":
+            await self._tell()
+        else:
+            self._on_change()
+
+    async def _tell(self) -> None:
+        """Append an event when the driver has become healthy, or unhealthy for a new reason."""
+        blocked = self.blocked
+        if blocked != self._told:
+            self._told = blocked
+            health = self._health()
+            kind = "driver.healthy" if blocked is None else "driver.unhealthy"
+            data = {"state": str(health.state), "reason": health.reason}
+            await persist(self._store, lambda conn: append(conn, kind, subject=("driver", self.name), data=data))
+        self._on_change()
+
+    def _health(self) -> Health:
+        if self._reason is not None or self.description is None:
+            return Health(state=HealthState.UNHEALTHY, reason=self._reason or "it has not been described yet")
+        health = self.description.health
+        now = trio.current_time()
+        recent = sum(1 for at in self._faults if now - at < FAULT_WINDOW)
+        if recent >= DEGRADED_AFTER and health.state is HealthState.HEALTHY:
+            reason = f"{recent} faults in the last {FAULT_WINDOW / 60:g} minutes; see the log; {health.reason}"
+            return Health(state=HealthState.DEGRADED, reason=reason)
+        return health
+
+
+def _pause(failures: int) -> float:
+    return float(min(2 ** (failures - 1), LONGEST_PAUSE))

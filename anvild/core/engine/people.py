@@ -1,0 +1,241 @@
+"""Leases that people hold: a device by hand, for a time or for the length of a session."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import trio
+from sqlalchemy import Connection, select
+
+from anvild.core.errors import Conflict
+from anvild.core.store import Store
+from anvild.sdk import (
+    AnvilError,
+    DeviceFact,
+    DeviceLost,
+    DeviceRequest,
+    DeviceStatus,
+    NotFound,
+    ResourceExhausted,
+    Session,
+)
+
+from .claims import Supply, used_slots
+from .devices import device_from, device_row, fact_of
+from .execution import Release
+from .leases import Holder, grant, grant_slot, lease_from
+from .tables import leases
+from .tenure import Tenure
+from .values import Actor, Device, LeaseInfo
+
+__all__ = ["Holding", "Leases"]
+
+
+class Holding:
+    """One lease of a person in this process, from its grant to its release."""
+
+    def __init__(self, lease: LeaseInfo, tenure: Tenure, *, make: DeviceRequest | None, release: Release) -> None:
+        self.lease = lease
+        self.tenure = tenure
+        self.ready = trio.Event()
+        self.failed: AnvilError | None = None
+        self.ended = trio.Event()
+        self._make = make
+        self._release = release
+        self._over = trio.Event()
+        self._reason = "released"
+        self._nursery: trio.Nursery | None = None
+
+    def let_go(self, reason: str) -> None:
+        """End the lease; the device is cleaned behind this call."""
+        if not self._over.is_set():
+            self._reason = reason
+            self._over.set()
+
+    def device_lost(self, reason: str) -> None:
+        """The device has gone."""
+        self.tenure.lost = reason
+        self.let_go(DeviceLost.code)
+
+    def driver_gone(self, reason: str) -> None:
+        """The driver is taken away from its work."""
+        self.let_go(f"driver_fault: {reason}")
+
+    async def run(self) -> None:
+        """Hold the lease to its end. Cancelled only when the daemon stops."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            nursery.start_soon(self._prepare)
+            duration = self.lease.duration
+            with trio.move_on_after(float("inf") if duration is None else duration) as scope:
+                await self._over.wait()
+            if scope.cancelled_caught:
+                self._reason = "expired"
+                self._over.set()
+            fate = await self.tenure.finish()
+            await self._release(self.lease, fate, self._reason)
+            nursery.cancel_scope.cancel()
+        self.ended.set()
+
+    @asynccontextmanager
+    async def session(self) -> AsyncIterator[Session]:
+        """Open a session under this lease. Raises what the driver says, and StaleLease once the lease has ended."""
+        await self.ready.wait()
+        if self.failed is not None:
+            raise self.failed
+        if self._nursery is None or self._over.is_set():
+            raise Conflict("the lease has ended")
+        opened = await self.tenure.open(self._nursery, lambda error: self.device_lost(error.message))
+        assert opened.session is not None
+        try:
+            yield opened.session
+        finally:
+            await opened.close()
+
+    async def _prepare(self) -> None:
+        try:
+            if self._make is not None:
+                await self.tenure.make(self._make)
+        except AnvilError as error:
+            self.failed = error
+            self.let_go(error.code)
+        self.ready.set()
+
+
+class Leases:
+    """The leases that people hold on devices of this host. Whether somebody may is the caller's question."""
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        supply: Callable[[], Supply],
+        start: Callable[[LeaseInfo, DeviceFact, DeviceRequest | None], Holding],
+        holdings: Callable[[], list[Holding]],
+    ) -> None:
+        self._store = store
+        self._supply = supply
+        self._start = start
+        self._holdings = holdings
+
+    async def acquire(self, device_id: str, by: Actor, *, duration: float | None) -> LeaseInfo:
+        """Lease a device for ``duration`` seconds, or until it is released (None).
+
+        It ends early when the device is lost. A restart of the daemon gives a lease with a duration its full duration
+        again, and ends one without. Raises NotFound, Conflict when somebody else holds the device or it is not ready.
+        """
+        return (await self._acquire(device_id, by, duration)).lease
+
+    async def make(self, driver: str, request: DeviceRequest, by: Actor, *, duration: float | None) -> Device:
+        """Have a device made and lease it; it is destroyed when the lease ends.
+
+        Returns when it takes verbs. Raises ResourceExhausted when the driver has no free slot, and what it raises.
+        """
+        holding = await self._make(driver, request, by, duration)
+        await holding.ready.wait()
+        if holding.failed is not None:
+            raise holding.failed
+        return await self._store.read(lambda conn: device_from(device_row(conn, holding.lease.device_id)))
+
+    async def release(self, lease_id: str) -> None:
+        """End a person's lease and return when the device is clean. Raises NotFound when it is not held here."""
+        holding = next((each for each in self._holdings() if each.lease.id == lease_id), None)
+        if holding is None:
+            raise NotFound(f"nobody holds the lease {lease_id} here")
+        holding.let_go("released")
+        await holding.ended.wait()
+
+    async def list(self, team_id: str | None = None) -> list[LeaseInfo]:
+        """Return the active leases (of one team), of runs and of people, oldest first."""
+        query = select(leases).where(leases.c.released_at.is_(None)).order_by(leases.c.granted_at)
+        if team_id is not None:
+            query = query.where(leases.c.team_id == team_id)
+        return await self._store.read(lambda conn: [lease_from(row) for row in conn.execute(query)])
+
+    @asynccontextmanager
+    async def session(self, device_id: str, by: Actor) -> AsyncIterator[Session]:
+        """A session on a device by hand: under the lease that ``by`` holds, else under one for this block alone.
+
+        Raises as :meth:`acquire` and as the driver. Cancelling closes the session; a lease of the block ends with it,
+        and the device is cleaned behind it.
+        """
+        held = next((each for each in self._holdings() if each.lease.device_id == device_id), None)
+        if held is not None and held.lease.holder == by.actor:
+            async with held.session() as session:
+                yield session
+            return
+        holding = await self._acquire(device_id, by, None)
+        try:
+            async with holding.session() as session:
+                yield session
+        finally:
+            holding.let_go("released")
+            await holding.ended.wait()
+
+    async def _acquire(self, device_id: str, by: Actor, duration: float | None) -> Holding:
+        supply = self._supply()
+
+        def job(conn: Connection) -> tuple[LeaseInfo, DeviceFact]:
+            row = device_row(conn, device_id)
+            if row.team_id not in (None, by.team_id) and by.team_id is not None:
+                raise NotFound(f"there is no device {device_id}")
+            obstacle = _not_ready(device_from(row), supply)
+            if obstacle is not None:
+                raise Conflict(obstacle)
+            lease = grant(
+                conn,
+                device_id=device_id,
+                driver=row.driver,
+                host=supply.host,
+                fence=row.fence,
+                holder=Holder(actor=by, team_id=by.team_id, duration=duration),
+                incarnation=supply.incarnation,
+            )
+            return lease, fact_of(row)
+
+        lease, fact = await self._store.write(job)
+        return self._start(lease, fact, None)
+
+    async def _make(self, driver: str, request: DeviceRequest, by: Actor, duration: float | None) -> Holding:
+        supply = self._supply()
+        offer = supply.drivers.get(driver)
+        if offer is None:
+            raise NotFound(f"no driver {driver!r} is loaded")
+        if offer.blocked is not None:
+            raise Conflict(f"the driver {driver!r} is not ready: {offer.blocked}")
+
+        def job(conn: Connection) -> tuple[LeaseInfo, DeviceFact]:
+            used = used_slots(conn, supply.host, driver)
+            free = [slot for slot in range(offer.slots) if slot not in used]
+            if not free:
+                raise ResourceExhausted(f"all {offer.slots} slots of the driver {driver!r} are in use")
+            lease = grant_slot(
+                conn,
+                driver=driver,
+                host=supply.host,
+                slot=free[0],
+                identity=request.identity,
+                name=request.name,
+                holder=Holder(actor=by, team_id=by.team_id, duration=duration),
+                incarnation=supply.incarnation,
+            )
+            return lease, fact_of(device_row(conn, lease.device_id))
+
+        lease, fact = await self._store.write(job)
+        return self._start(lease, fact, request)
+
+
+def _not_ready(device: Device, supply: Supply) -> str | None:
+    if device.quarantine is not None:
+        return f"the device {device.name!r} is in quarantine: {device.quarantine}"
+    if device.status is not DeviceStatus.READY:
+        return f"the device {device.name!r} is {device.status}"
+    if device.host != supply.host:
+        return f"the device {device.name!r} is attached to the host {device.host!r}"
+    if device.unclean:
+        return f"the device {device.name!r} is being cleaned"
+    offer = supply.drivers.get(device.driver or "")
+    if offer is None or device.id not in supply.present:
+        return f"the driver of the device {device.name!r} does not see it"
+    return None if offer.blocked is None else f"the driver {offer.name!r} is not ready: {offer.blocked}"

@@ -1,0 +1,176 @@
+"""What an earlier incarnation of the daemon left behind: every lease of this host that was active when it ended.
+
+Each is settled with its driver, by these rules:
+
+- The device runs on and the workload can go on: the same attempt goes on, from its last checkpoint.
+- Anything else that was executing becomes a new attempt, which costs the run nothing.
+- A run that had its verdict keeps it; only the cleaning is done again.
+- A person's lease with a duration goes on with its full duration if the device runs on. One without has ended with the
+  connection that it was for.
+- Before any of these leases ends, its device is cleaned, or destroyed if it was made to order. A driver that does not
+  get ready in time does that when it does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import trio
+from sqlalchemy import Connection, select, update
+
+from anvild.core.logging import get_logger
+from anvild.core.store import Store
+from anvild.sdk import AnvilError, DeviceFact, RecoveryState, Workload
+
+from . import journal
+from .devices import device_row, fact_of
+from .execution import Release
+from .guard import Fences
+from .hosting import HostedDriver
+from .leases import Fate, lease_from
+from .persist import persist
+from .states import DAEMON_RESTART, Ending
+from .tables import attempts, leases
+from .tenure import Tenure
+from .values import LeaseInfo, RunState
+
+__all__ = ["Recoverer"]
+
+PATIENCE_SECONDS = 20.0
+"""How long a driver may take to get ready before what it held is settled without it."""
+
+SIGHT_SECONDS = 10.0
+"""How long a found device may take to be seen again."""
+
+RESTARTED = Ending(
+    state=RunState.FAILED, code=DAEMON_RESTART, reason="the daemon was restarted", began=True, retry=True
+)
+
+log = get_logger(__name__)
+
+
+class Recoverer:
+    """Settles the leases that earlier incarnations left. ``adopt`` goes on with an attempt, ``hold`` with a person's
+    lease."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        host: str,
+        incarnation: str,
+        drivers: Mapping[str, HostedDriver],
+        workloads: Mapping[str, Workload],
+        fences: Fences,
+        release: Release,
+        adopt: Callable[[LeaseInfo], None],
+        hold: Callable[[LeaseInfo, Tenure], None],
+    ) -> None:
+        self._store = store
+        self._host = host
+        self._incarnation = incarnation
+        self._drivers = drivers
+        self._workloads = workloads
+        self._fences = fences
+        self._release = release
+        self._adopt = adopt
+        self._hold = hold
+
+    async def run(self, nursery: trio.Nursery) -> int:
+        """Begin to settle all of them, each in a task of its own, and return how many there are."""
+        query = select(leases).where(
+            leases.c.host == self._host,
+            leases.c.released_at.is_(None),
+            leases.c.incarnation != self._incarnation,
+        )
+        left = await persist(self._store, lambda conn: [lease_from(row) for row in conn.execute(query)])
+        for lease in left:
+            nursery.start_soon(self._settle, lease)
+        return len(left)
+
+    async def _settle(self, lease: LeaseInfo) -> None:
+        hosted = self._drivers.get(lease.driver)
+        if hosted is None or not await self._ready(hosted):
+            log.warning("recovery_without_driver", driver=lease.driver, lease=lease.id)
+            await self._end_attempt(lease)
+            await self._release(lease, Fate(unclean=True), DAEMON_RESTART)
+            return
+        fact = await persist(self._store, lambda conn: fact_of(device_row(conn, lease.device_id)))
+        tenure = Tenure(hosted, lease, fact, store=self._store, fences=self._fences)
+        alive, reason = await self._ask(tenure)
+        log.info("recovery", lease=lease.id, run=lease.run_id, alive=alive, reason=reason)
+        if alive and lease.run_id is not None:
+            if await self._take_over(lease, tenure.fact):
+                self._adopt(lease)
+                return
+        elif alive and lease.duration is not None:
+            await persist(self._store, lambda conn: _take_lease(conn, lease, self._incarnation))
+            self._hold(lease, tenure)
+            return
+        await self._end_attempt(lease)
+        if not alive:
+            tenure.lost = reason
+        await self._release(lease, await tenure.finish(), DAEMON_RESTART)
+
+    async def _ready(self, hosted: HostedDriver) -> bool:
+        with trio.move_on_after(PATIENCE_SECONDS):
+            await hosted.wait_ready()
+            return True
+        return False
+
+    async def _ask(self, tenure: Tenure) -> tuple[bool, str]:
+        """Whether the device runs on, and why it is thought so."""
+        if tenure.fact.handle is None:
+            if tenure.made_to_order:
+                return False, "it was not finished when the daemon ended"
+            with trio.move_on_after(SIGHT_SECONDS):
+                await tenure.hosted.sightings.wait_present(tenure.fact.identity)
+                return True, "its driver sees it"
+            return False, "its driver does not see it"
+        try:
+            answer = await tenure.hosted.recover(tenure.fact.handle)
+        except AnvilError as error:
+            return False, error.message
+        if answer.state is not RecoveryState.RUNNING:
+            return False, answer.reason
+        if answer.device is not None and answer.device.identity == tenure.fact.identity:
+            tenure.fact = answer.device
+            await tenure.write_fact()
+        return True, answer.reason
+
+    async def _take_over(self, lease: LeaseInfo, fact: DeviceFact) -> bool:
+        """Make the attempt one of this incarnation, if it can go on."""
+
+        def job(conn: Connection) -> bool:
+            row = journal.run_row(conn, lease.run_id or "")
+            workload = self._workloads.get(row.kind)
+            if workload is None or not workload.adoptable:
+                return False
+            if row.state not in (RunState.RUNNING, RunState.PAUSED) or row.attempt != lease.attempt:
+                return False
+            taken = conn.execute(
+                update(attempts)
+                .where(
+                    attempts.c.run_id == lease.run_id,
+                    attempts.c.attempt == lease.attempt,
+                    attempts.c.verdict.is_(None),
+                    attempts.c.ended_at.is_(None),
+                )
+                .values(incarnation=self._incarnation)
+            )
+            if taken.rowcount != 1:
+                return False
+            _take_lease(conn, lease, self._incarnation)
+            journal.note(conn, row, "adopted", data={"attempt": lease.attempt, "device": fact.name})
+            return True
+
+        return await persist(self._store, job)
+
+    async def _end_attempt(self, lease: LeaseInfo) -> None:
+        run_id, attempt = lease.run_id, lease.attempt
+        if run_id is not None and attempt is not None:
+            await persist(self._store, lambda conn: journal.settle(conn, run_id, attempt, RESTARTED))
+
+
+def _take_lease(conn: Connection, lease: LeaseInfo, incarnation: str) -> None:
+    conn.execute(update(leases).where(leases.c.id == lease.id).values(incarnation=incarnation))

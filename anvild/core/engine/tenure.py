@@ -1,0 +1,206 @@
+"""A lease being used by this process: its device is made if need be, sessions are opened on it, and at the end it is
+cleaned or destroyed before anybody else may have it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import msgspec
+import trio
+from sqlalchemy import Connection, update
+
+from anvild.core.logging import get_logger
+from anvild.core.store import Store
+from anvild.sdk import (
+    AnvilError,
+    DeadlineExceeded,
+    DeviceFact,
+    DeviceLost,
+    DeviceRequest,
+    DeviceStatus,
+    InvalidArgument,
+    Lease,
+    Session,
+    Unavailable,
+)
+
+from .chores import CLEAN_SECONDS, DESTROY_SECONDS
+from .devices import device_event, device_row, facts_of
+from .guard import Fences, Guard, guarded
+from .hosting import HostedDriver
+from .leases import Fate
+from .persist import persist
+from .tables import devices
+from .values import LeaseInfo
+
+__all__ = ["OpenSession", "Tenure"]
+
+CREATE_SECONDS = 120.0
+OPEN_SECONDS = 60.0
+CLOSE_SECONDS = 30.0
+
+log = get_logger(__name__)
+
+
+class OpenSession:
+    """A session that a task of its own holds open. ``broken`` is called when it ends by itself."""
+
+    def __init__(self, tenure: Tenure, broken: Callable[[AnvilError], None]) -> None:
+        self.session: Session | None = None
+        self._tenure = tenure
+        self._broken = broken
+        self._let_go = trio.Event()
+        self._closed = trio.Event()
+
+    async def hold(self, task_status: trio.TaskStatus[Session]) -> None:
+        """Open the session, tell it as started, and close it when asked to, each within its time limit."""
+        hosted, lease = self._tenure.hosted, self._tenure.lease
+        try:
+            with trio.CancelScope(deadline=trio.current_time() + OPEN_SECONDS) as scope:
+                right = Lease(lease_id=lease.id, fence=lease.fence, holder=lease.holder)
+                async with hosted.driver.open(self._tenure.fact, right) as session:
+                    scope.deadline = math.inf
+                    self.session = self._tenure.guard(session)
+                    task_status.started(self.session)
+                    await self._let_go.wait()
+                    scope.deadline = trio.current_time() + CLOSE_SECONDS
+        except Exception as error:
+            self._ended_by(error)
+        else:
+            if scope.cancelled_caught:
+                self._ended_by(DeadlineExceeded(f"the driver {hosted.name!r} did not open or close a session in time"))
+        finally:
+            self._closed.set()
+
+    async def close(self) -> bool:
+        """Close the session; False when the driver does not let go of it in time."""
+        self._let_go.set()
+        with trio.move_on_after(CLOSE_SECONDS + 5):
+            await self._closed.wait()
+        return self._closed.is_set()
+
+    def _ended_by(self, error: Exception) -> None:
+        known = _interface_error(error)
+        if known is None:
+            known = self._tenure.hosted.fault("open" if self.session is None else "session", error)
+        if self.session is None:
+            raise known from error
+        if self._let_go.is_set():
+            log.warning("session_close", driver=self._tenure.hosted.name, error=known.message)
+        else:
+            self._broken(known)
+
+
+class Tenure:
+    """What this process does with one lease, from its first use to the device's fate."""
+
+    def __init__(
+        self, hosted: HostedDriver, lease: LeaseInfo, fact: DeviceFact, *, store: Store, fences: Fences
+    ) -> None:
+        self.hosted = hosted
+        self.lease = lease
+        self.fact = fact
+        self.made_to_order = lease.slot is not None
+        self.lost: str | None = None
+        self._store = store
+        self._fences = fences
+        self._open: set[OpenSession] = set()
+        fences.set(lease.device_id, lease.fence)
+
+    async def make(self, request: DeviceRequest) -> None:
+        """Have the device made, unless it is there already, and write what the driver says of it."""
+        wanted = msgspec.structs.replace(request, identity=self.fact.identity)
+        made = await self.hosted.call("create", CREATE_SECONDS, self.hosted.provision.create, wanted)
+        try:
+            self.fact = _check_made(made, self.fact.identity)
+        except InvalidArgument as error:
+            raise self.hosted.fault("create", error) from error
+        await self.write_fact()
+
+    async def write_fact(self) -> None:
+        """Write what the driver says of the device now."""
+        fact, device_id = self.fact, self.lease.device_id
+
+        def job(conn: Connection) -> None:
+            row = device_row(conn, device_id)
+            if row.status != DeviceStatus.RETIRED:
+                conn.execute(update(devices).where(devices.c.id == device_id).values(**facts_of(fact)))
+                if row.status != fact.status:
+                    device_event(conn, row, "changed", status=fact.status, changed=["status"])
+
+        await persist(self._store, job)
+
+    async def open(self, nursery: trio.Nursery, broken: Callable[[AnvilError], None]) -> OpenSession:
+        """Open a guarded session; it is held in ``nursery``. Raises what the driver says, Unavailable, DriverFault."""
+        opened = OpenSession(self, broken)
+        self._open.add(opened)
+        try:
+            await nursery.start(opened.hold)
+        except BaseException:
+            self._open.discard(opened)
+            raise
+        return opened
+
+    def guard(self, session: Session) -> Session:
+        """Put a session of this lease behind its guard."""
+        guard = Guard(
+            device=self.fact.name,
+            device_id=self.lease.device_id,
+            fence=self.lease.fence,
+            fences=self._fences,
+            fault=self.hosted.fault,
+        )
+        return guarded(session, guard, frozenset(self.fact.capabilities))
+
+    async def finish(self) -> Fate:
+        """End all use of the device and bring it back to a clean state. Returns what has become of it.
+
+        From its start on every verb is refused. A driver that is away now cleans the device when it is back.
+        """
+        self._fences.end(self.lease.device_id, self.lease.fence)
+        stuck = False
+        for opened in list(self._open):
+            stuck = not await opened.close() or stuck
+        if self.made_to_order:
+            return await self._destroy()
+        if stuck:
+            return Fate(
+                quarantine=f"the driver {self.hosted.name!r} did not close a session within {CLOSE_SECONDS:g} s"
+            )
+        if self.lost is not None:
+            return Fate(unclean=True)
+        try:
+            await self.hosted.call("clean", CLEAN_SECONDS, self.hosted.driver.clean, self.fact)
+        except (DeviceLost, Unavailable):
+            return Fate(unclean=True)
+        except AnvilError as error:
+            return Fate(quarantine=f"cleaning failed: {error.message}")
+        return Fate()
+
+    async def _destroy(self) -> Fate:
+        try:
+            await self.hosted.call("destroy", DESTROY_SECONDS, self.hosted.provision.destroy, self.fact.identity)
+        except AnvilError as error:
+            log.warning("destroy_put_off", device=self.lease.device_id, reason=error.message)
+            return Fate(unclean=True)
+        return Fate(gone=True)
+
+
+def _check_made(fact: object, identity: str) -> DeviceFact:
+    """Check what a driver's ``create`` returned. Raises InvalidArgument."""
+    try:
+        made = msgspec.convert(msgspec.to_builtins(fact), DeviceFact)
+    except (msgspec.ValidationError, TypeError) as error:
+        raise InvalidArgument(f"create returned something else than a device: {error}") from error
+    if made.identity != identity:
+        raise InvalidArgument(f"create returned the device {made.identity!r} in place of {identity!r}")
+    return made
+
+
+def _interface_error(error: BaseException) -> AnvilError | None:
+    if isinstance(error, AnvilError):
+        return error
+    if isinstance(error, BaseExceptionGroup):
+        return next((known for inner in error.exceptions if (known := _interface_error(inner)) is not None), None)
+    return None
