@@ -84,7 +84,7 @@ def _settings(config: Path | None, data_dir: Path | None) -> Settings:
 
 
 def _builders(settings: Settings) -> dict[str, type[Driver]]:
-    drivers = enabled_drivers(settings, Plugins(allow=settings.plugins.allow).drivers())
+    drivers = enabled_drivers(settings, Plugins.of(settings).drivers())
     return {name: driver for name, driver in sorted(drivers.items()) if issubclass(driver, ImageBuild)}
 
 

@@ -69,6 +69,6 @@ def driver_context(settings: Settings, kind: type[Driver]) -> DriverContext[Any]
         host=host_name(settings),
         state_dir=state,
         cache_dir=cache,
-        data_path=config_path(data_dir=settings.data_dir),
+        data_path=config_path(settings),
         log=write,
     )

@@ -20,6 +20,7 @@ import msgspec
 import pluggy
 import structlog
 
+from anvild.core.settings import Settings
 from anvild.sdk import (
     API_VERSION,
     ENTRY_POINT_GROUP,
@@ -94,6 +95,11 @@ class Plugins:
             self._load(name, distribution, version, load)
         for path in sorted(drop_ins.glob("*.py")) if drop_ins is not None else ():
             self._load(path.stem, str(path), "drop-in", _file_loader(path))
+
+    @classmethod
+    def of(cls, settings: Settings) -> Plugins:
+        """Load what the settings allow, with the drop-ins of the configuration's folder."""
+        return cls(allow=settings.plugins.allow, drop_ins=settings.drop_ins)
 
     def register(self, name: str, module: object) -> None:
         """Add a plugin that is already imported. Used by tests and by hosts that embed the daemon."""

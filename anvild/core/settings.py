@@ -106,6 +106,9 @@ class Settings(Section, frozen=True):
     data_dir: Annotated[Path, msgspec.Meta(description="where everything that must be kept lies")] = Path(
         "/var/lib/anvild"
     )
+    config_dir: Annotated[
+        Path, msgspec.Meta(description="where the configuration lies; with --config, the folder of that file")
+    ] = DEFAULT_CONFIG.parent
     listen: Annotated[str, msgspec.Meta(description="HOST:PORT or unix:PATH; port 0 picks a free one")] = (
         "127.0.0.1:8470"
     )
@@ -122,12 +125,17 @@ class Settings(Section, frozen=True):
     drivers: dict[str, dict[str, Any]] = {}
 
     @property
+    def drop_ins(self) -> Path:
+        """Where single-file drivers and plugins lie."""
+        return self.config_dir / "conf.d" / "drivers"
+
+    @property
     def store_url(self) -> str:
         """The database's URL: the setting, or SQLite in the data directory."""
         return self.store.url or f"sqlite:///{self.data_dir / 'anvild.sqlite'}"
 
 
-def config_path(*, data_dir: Path) -> tuple[Path, ...]:
+def config_path(settings: Settings) -> tuple[Path, ...]:
     """Return the search path of data files (pipelines, image recipes): shipped, of the machine, of the data directory.
 
     In a source tree the shipped ones are in ``config/``; in an installed wheel, inside the package.
@@ -136,7 +144,7 @@ def config_path(*, data_dir: Path) -> tuple[Path, ...]:
     shipped = package / "data"
     if not shipped.is_dir():
         shipped = package.parent / "config"
-    return (shipped, DEFAULT_CONFIG.parent, data_dir)
+    return (shipped, settings.config_dir, settings.data_dir)
 
 
 def load_settings(config: Path | None, overrides: Mapping[str, Any], environ: Mapping[str, str]) -> Settings:
@@ -149,7 +157,7 @@ def load_settings(config: Path | None, overrides: Mapping[str, Any], environ: Ma
 
     It reads files: call it before the loop runs, or in a thread.
     """
-    merged: dict[str, Any] = {}
+    merged: dict[str, Any] = {"config_dir": (config or DEFAULT_CONFIG).resolve().parent}
     sources: dict[str, str] = {}
     for path in _files(config):
         _merge(merged, _read(path), sources, str(path), ())
@@ -269,6 +277,6 @@ def _source(sources: Mapping[str, str], key: str) -> str:
 
 
 def _decode(kind: type, value: object) -> object:
-    if kind is Path and isinstance(value, str):
+    if kind is Path and isinstance(value, str | Path):
         return Path(value)
     raise NotImplementedError(f"no form of {kind} is known")

@@ -20,7 +20,7 @@ def config(tmp_path: Path, text: str, **drop_ins: str) -> Path:
 
 def test_defaults_need_no_file(tmp_path: Path) -> None:
     settings = load_settings(config(tmp_path, ""), {}, {})
-    assert settings == Settings()
+    assert settings == Settings(config_dir=tmp_path)
     assert settings.store_url == "sqlite:////var/lib/anvild/anvild.sqlite"
 
 
