@@ -14,13 +14,14 @@ from httpx2.websockets import AsyncWebSocketSession, WebSocketUpgradeError
 
 from .context import Context
 from .exits import ExitCode, Failure, exit_for_status
+from .profiles import Connection
 
 __all__ = ["Api", "ServerEvent", "connect"]
 
 PREFIX = "/api/v1"
 TIMEOUT = httpx2.Timeout(60, connect=10)
-SILENCE = 60.0
-"""Seconds without a byte, keep-alive comments included, after which an event stream counts as broken."""
+STREAMING = httpx2.Timeout(60, connect=10)
+"""An event stream counts as broken after so many seconds without a byte; the daemon's comments keep it alive."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 5.0
 GIVE_UP_AFTER = 60.0
 MAX_FRAME = 16 * 2**20
@@ -56,10 +57,13 @@ async def connect(context: Context, *, transport: httpx2.AsyncBaseTransport | No
     headers = {"User-Agent": "anvil", "Accept": "application/json"}
     if connection.key is not None:
         headers["X-API-Key"] = connection.key
+    base, _, path = connection.url.partition("unix:")
+    if path and transport is None:
+        transport = httpx2.AsyncHTTPTransport(uds=path)
     async with httpx2.AsyncClient(
-        base_url=connection.url, headers=headers, timeout=TIMEOUT, transport=transport, trust_env=False
+        base_url=base or "http://localhost", headers=headers, timeout=TIMEOUT, transport=transport, trust_env=False
     ) as http:
-        yield Api(http, origin=connection.origin, has_key=connection.key is not None)
+        yield Api(http, connection)
 
 
 class Api:
@@ -69,10 +73,9 @@ class Api:
     ``unreachable``. Cancelling a call closes its connection; what the daemon had begun goes on.
     """
 
-    def __init__(self, http: httpx2.AsyncClient, *, origin: str, has_key: bool) -> None:
+    def __init__(self, http: httpx2.AsyncClient, connection: Connection) -> None:
         self._http = http
-        self._origin = origin
-        self._has_key = has_key
+        self._to = connection
 
     async def get(self, path: str, /, **query: object) -> Document:
         """Fetch one document. Query values that are None are left out."""
@@ -106,18 +109,24 @@ class Api:
     async def events(
         self, path: str, /, *, after: str | None = None, **query: object
     ) -> AsyncGenerator[ServerEvent, None]:
-        """Follow an event stream for ever, over broken connections and restarts of the daemon, without a gap.
+        """Follow an event stream to its end, over broken connections and restarts of the daemon, without a gap.
 
-        Raises Failure when the daemon refuses the stream, or has not answered for a minute.
+        The stream of a run ends with the run, that of the team never does. Raises Failure when the daemon refuses the
+        stream, or has not answered for a minute.
         """
         pause, since = FIRST_PAUSE, trio.current_time()
         while True:
             try:
-                async with aclosing(self._events_once(path, after, query)) as stream:
-                    async for event in stream:
-                        pause, since = FIRST_PAUSE, trio.current_time()
-                        after = event.id or after
-                        yield event
+                async with self._stream(
+                    "GET", path, query=query, headers=_resume(after), timeout=STREAMING
+                ) as response:
+                    if response.status_code == httpx2.codes.NO_CONTENT:
+                        return
+                    async with aclosing(self._read_events(response)) as stream:
+                        async for event in stream:
+                            pause, since = FIRST_PAUSE, trio.current_time()
+                            after = event.id or after
+                            yield event
                 since = trio.current_time()
             except Failure as failure:
                 waited = trio.current_time() - since
@@ -144,18 +153,13 @@ class Api:
         except* httpx2.TransportError as group:
             raise self._unreachable(group.exceptions[0]) from None
 
-    async def _events_once(
-        self, path: str, after: str | None, query: Mapping[str, object]
-    ) -> AsyncGenerator[ServerEvent, None]:
-        headers = {"Accept": "text/event-stream"} | ({"Last-Event-ID": after} if after is not None else {})
-        timeout = httpx2.Timeout(SILENCE, connect=10)
-        async with self._stream("GET", path, query=query, headers=headers, timeout=timeout) as response:
-            try:
-                async for event in httpx2.EventSource(response):
-                    if event.data:
-                        yield ServerEvent(event.id, event.event, _document(event.data.encode()))
-            except httpx2.TransportError as error:
-                raise self._unreachable(error) from None
+    async def _read_events(self, response: httpx2.Response) -> AsyncGenerator[ServerEvent, None]:
+        try:
+            async for event in httpx2.EventSource(response):
+                if event.data:
+                    yield ServerEvent(event.id, event.event, _document(event.data.encode()))
+        except httpx2.TransportError as error:
+            raise self._unreachable(error) from None
 
     async def _call(
         self,
@@ -210,7 +214,7 @@ class Api:
 
     def _failure(self, status: int, body: bytes) -> Failure:
         """Turn an error answer into the failure of the command."""
-        if status == 401 and not self._has_key:
+        if status == 401 and self._to.key is None:
             return Failure(
                 ExitCode.NOT_AUTHORISED,
                 "no_key",
@@ -219,8 +223,9 @@ class Api:
         try:
             error = msgspec.json.decode(body, type=ErrorAnswer).error
         except msgspec.MsgspecError:
-            where = self._http.base_url
-            error = ErrorBody(f"http_{status}", f"{where} answered {status}: is that an anvild, and a recent one?")
+            error = ErrorBody(
+                f"http_{status}", f"{self._to.url} answered {status}: is that an anvild, and a recent one?"
+            )
         return Failure(exit_for_status(status), error.code, error.message)
 
     def _unreachable(self, error: BaseException) -> Failure:
@@ -228,9 +233,13 @@ class Api:
         return Failure(
             ExitCode.UNREACHABLE,
             "unreachable",
-            f"no daemon answers at {self._http.base_url} ({self._origin}): {reason}. "
+            f"no daemon answers at {self._to.url} ({self._to.origin}): {reason}. "
             "Start it with anvild serve, or name another with --url",
         )
+
+
+def _resume(after: str | None) -> dict[str, str]:
+    return {"Accept": "text/event-stream"} | ({} if after is None else {"Last-Event-ID": after})
 
 
 def _document(body: bytes) -> Document:

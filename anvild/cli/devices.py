@@ -8,7 +8,7 @@ from cyclopts import App, Parameter
 
 from .api import Document, connect
 from .context import Ctx
-from .exits import ExitCode, Failure
+from .lookup import device_id
 from .output import Output
 from .wire import Device, read, read_all
 
@@ -49,12 +49,7 @@ async def list_devices(
 async def show(device: str, /, *, context: Ctx) -> None:
     """Show one device with all that is known of it."""
     async with connect(context) as api:
-        answer = await api.get("/devices")
-    for each in answer["devices"]:
-        if device in (each["id"], each["name"]):
-            _show(context.output, {"device": each})
-            return
-    raise Failure(ExitCode.NOT_FOUND, "not_found", f"there is no device {device!r}; see anvil devices")
+        _show(context.output, await api.get(f"/devices/{await device_id(api, device)}"))
 
 
 @app.command
@@ -102,7 +97,7 @@ async def make(
 async def remove(device: str, /, *, context: Ctx) -> None:
     """Retire a device; one that was made to order is destroyed."""
     async with connect(context) as api:
-        answer = await api.delete(f"/devices/{device}")
+        answer = await api.delete(f"/devices/{await device_id(api, device)}")
     if context.output.json:
         context.output.document(answer or {"id": device, "removed": True})
     else:
@@ -113,7 +108,7 @@ async def remove(device: str, /, *, context: Ctx) -> None:
 async def rearm(device: str, /, *, context: Ctx) -> None:
     """Take a device out of quarantine: it is cleaned again, and offered when that works."""
     async with connect(context) as api:
-        answer = await api.post(f"/devices/{device}/rearm")
+        answer = await api.post(f"/devices/{await device_id(api, device)}/rearm")
     if context.output.json:
         context.output.document(answer)
     else:

@@ -56,6 +56,8 @@ def explain(error: Exception) -> Failure:
     match error:
         case Failure():
             return error
+        case AnvilError(code="store_error"):
+            return Failure(ExitCode.CONFLICT, error.code, error.message)
         case AnvilError():
             return Failure(exit_for_status(error.http), error.code, error.message)
         case SettingsError():

@@ -25,18 +25,22 @@ async def events(
         tuple[str, ...], Parameter(negative="", help="Only events of this kind, such as run.passed, or run. for all.")
     ] = (),
     after: Annotated[int | None, Parameter(help="Only events after the one with this id.")] = None,
-    limit: Annotated[int, Parameter(help="Without --follow: how many.")] = 50,
+    limit: Annotated[int, Parameter(help="How many that have happened already.")] = 50,
     context: Ctx,
 ) -> None:
-    """Show what happened in your team, and follow what happens."""
+    """Show what happened in your team: the latest events, or those after --after. With --follow, go on for ever."""
     async with connect(context) as api:
-        query = {"kind": ",".join(kind) or None}
+        kinds = ",".join(kind) or None
+        answer = await api.get("/events", after=after, limit=limit, kind=kinds)
+        for past in answer["events"]:
+            after = past["id"]
+            print_event(context.output, ServerEvent(str(after), past["kind"], past))
         if not follow:
-            answer = await api.get("/events", after=after, limit=limit, **query)
-            for event in answer["events"]:
-                print_event(context.output, ServerEvent(str(event["id"]), event["kind"], event))
             return
-        async with aclosing(api.events("/events", after=None if after is None else str(after), **query)) as stream:
+        if after is None:
+            latest = await api.get("/events", limit=1)
+            after = max((each["id"] for each in latest["events"]), default=0)
+        async with aclosing(api.events("/events", after=str(after), kind=kinds)) as stream:
             async for event in stream:
                 print_event(context.output, event)
 

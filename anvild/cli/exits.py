@@ -43,6 +43,7 @@ _BY_STATUS = {
     402: ExitCode.CONFLICT,
     403: ExitCode.NOT_AUTHORISED,
     404: ExitCode.NOT_FOUND,
+    408: ExitCode.UNREACHABLE,
     409: ExitCode.CONFLICT,
     412: ExitCode.CONFLICT,
     429: ExitCode.UNREACHABLE,

@@ -116,13 +116,18 @@ def _address(profile: Profile | None, environ: Mapping[str, str]) -> tuple[str, 
     try:
         return msgspec.json.decode(ready.read_bytes(), type=Ready).url, str(ready)
     except (OSError, msgspec.MsgspecError):
-        return f"http://{environ.get('ANVIL_LISTEN') or defaults.listen}", "the default address"
+        listen = environ.get("ANVIL_LISTEN") or defaults.listen
+        return listen if listen.startswith("unix:") else f"http://{listen}", "the default address"
 
 
 def _normal(url: str) -> str:
     parts = urlsplit(url)
+    if parts.scheme == "unix" and parts.path.startswith("/"):
+        return f"unix:{parts.path}"
     if parts.scheme not in ("http", "https") or not parts.netloc:
-        raise Failure(ExitCode.USAGE, "invalid_url", f"{url!r} is no address of a daemon; write http://HOST:PORT")
+        raise Failure(
+            ExitCode.USAGE, "invalid_url", f"{url!r} is no address of a daemon; write http://HOST:PORT or unix:/PATH"
+        )
     return url.rstrip("/")
 
 

@@ -8,8 +8,12 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from anvild.core.logging import configure
+from anvild.core.settings import Settings
+from anvild.daemon import DaemonError
 from anvild.daemon import serve as run_daemon
+from anvild.web.server import BindError
 
+from .exits import ExitCode, Failure
 from .machine import ConfigFile, DataDir, settings_of
 
 __all__ = ["serve"]
@@ -26,6 +30,19 @@ async def serve(
     When it can serve, it prints one line of JSON on standard output, writes the same to ready.json in the data
     directory, and tells systemd.
     """
-    settings = settings_of(config, data_dir, listen=listen)
+
+    def load() -> Settings:
+        return settings_of(config, data_dir, listen=listen)
+
+    settings = load()
     configure(level=logging.getLevelNamesMapping()[settings.log_level.upper()])
-    await run_daemon(settings)
+    try:
+        await run_daemon(settings, reload=load)
+    except* (DaemonError, BindError) as group:
+        raise Failure(ExitCode.CONFLICT, "cannot_start", str(_first(group))) from None
+
+
+def _first(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

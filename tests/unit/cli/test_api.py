@@ -144,6 +144,16 @@ async def test_a_stream_goes_on_where_it_broke(autojump_clock: MockClock) -> Non
     assert {request.url.query for request in script.requests} == {b"kind=run."}
 
 
+async def test_the_stream_of_a_run_ends_with_it(autojump_clock: MockClock) -> None:
+    script = Script(sse((5, "run.queued")), sse((6, "run.passed")), httpx2.Response(204))
+
+    async def all_of(api: Api) -> list[str]:
+        async with aclosing(api.events("/runs/1/events", after="0")) as events:
+            return [event.kind async for event in events]
+
+    assert await with_api(script, all_of) == ["run.queued", "run.passed"]
+
+
 async def test_a_stream_that_is_refused_ends(autojump_clock: MockClock) -> None:
     refused = httpx2.Response(403, json={"error": {"code": "forbidden", "message": "not yours"}})
     with pytest.raises(Failure, match="not yours"):

@@ -88,11 +88,17 @@ def test_a_broken_file_is_named(environ: dict[str, str], text: str) -> None:
         load_profiles(environ)
 
 
-@pytest.mark.parametrize("url", ["lab:8470", "ftp://lab", "http://"])
+@pytest.mark.parametrize("url", ["lab:8470", "ftp://lab", "http://", "unix:x"])
 def test_an_address_that_is_none(environ: dict[str, str], url: str) -> None:
     with pytest.raises(Failure) as failure:
         resolve(url=url, key=None, profile=None, environ=environ)
     assert failure.value.exit_code is ExitCode.USAGE
+
+
+def test_a_socket_is_an_address(environ: dict[str, str]) -> None:
+    assert resolve(url="unix:/run/anvild/api", key=None, profile=None, environ=environ).url == "unix:/run/anvild/api"
+    listening = {**environ, "ANVIL_LISTEN": "unix:/run/x"}
+    assert resolve(url=None, key=None, profile=None, environ=listening).url == "unix:/run/x"
 
 
 def test_unknown_profiles(environ: dict[str, str]) -> None:
