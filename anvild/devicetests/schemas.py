@@ -67,6 +67,7 @@ Short = Annotated[str, Meta(max_length=120)]
 Name = Annotated[str, Meta(min_length=1, max_length=120)]
 Scope = Annotated[str, Meta(min_length=1, max_length=64)]
 Moment = Annotated[datetime, Meta(tz=True)]
+TimeText = Annotated[str, Meta(extra_json_schema={"format": "date-time"})]
 Metadata = dict[str, Any]
 
 
@@ -171,18 +172,18 @@ class AuditEvent(Wire, frozen=True, kw_only=True):
 
 
 class AuditQuery(Wire, frozen=True, kw_only=True):
-    """``before`` is exclusive: the ``nextCursor`` of the page before."""
+    """``before`` is exclusive: a time, or the ``nextCursor`` of the page before."""
 
     limit: Annotated[int, Meta(ge=1, le=200)] = 50
-    before: Moment | UnsetType = UNSET
+    before: TimeText | UnsetType = UNSET
 
 
 class AuditPage(Wire, frozen=True, kw_only=True):
-    """``nextCursor`` null means that there is nothing older. Entries of one moment are never parted, so a page may
-    hold a few more than were asked for."""
+    """``nextCursor`` null means that there is nothing older. It is a time, whose last digits are the number of the
+    page's last entry, so that entries of one moment may lie on two pages: send it back as it is."""
 
     events: list[AuditEvent]
-    next_cursor: Moment | None = None
+    next_cursor: TimeText | None = None
 
 
 class ApiKeyListed(Wire, frozen=True, kw_only=True):
@@ -420,7 +421,7 @@ class DeviceMakeBody(Wire, frozen=True, kw_only=True):
 class ExecBody(Wire, frozen=True, kw_only=True):
     """A program to run on a device by hand, without standard input. ``timeout`` is in seconds."""
 
-    command: Annotated[tuple[Annotated[str, Meta(max_length=65536)], ...], Meta(min_length=1, max_length=1000)]
+    argv: Annotated[tuple[Annotated[str, Meta(max_length=65536)], ...], Meta(min_length=1, max_length=1000)]
     env: dict[str, Annotated[str, Meta(max_length=65536)]] = {}
     cwd: str | UnsetType = UNSET
     user: str | UnsetType = UNSET

@@ -1,0 +1,55 @@
+"""What the lab can do: drivers, plugins, and the document of this interface."""
+
+from __future__ import annotations
+
+from anvild.core.plugins import Plugins
+from anvild.web.api import Api
+from anvild.web.request import Answer, Request
+
+from .. import schemas as wire
+from ..hands import Hands
+from ..shapes import driver_shape, plugin_shape
+
+__all__ = ["add_lab"]
+
+TAGS = ("Lab",)
+
+
+def add_lab(api: Api, hands: Hands, plugins: Plugins) -> None:
+    """Add the operations that tell of the lab itself."""
+
+    @api.get(
+        "/drivers",
+        summary="List the drivers with their health in words.",
+        tags=TAGS,
+        answers={200: wire.DriverList},
+        action="devices:read",
+        contract=False,
+    )
+    async def list_drivers(_: Request) -> wire.DriverList:
+        return wire.DriverList(drivers=[driver_shape(info) for info in hands.drivers()])
+
+    @api.get(
+        "/plugins",
+        summary="List the plugins that were found, and why one does not work.",
+        tags=TAGS,
+        answers={200: wire.PluginList},
+        action="devices:read",
+        contract=False,
+    )
+    async def list_plugins(_: Request) -> wire.PluginList:
+        return wire.PluginList(plugins=[plugin_shape(info) for info in plugins.listing()])
+
+    document: list[dict[str, object]] = []
+
+    @api.get(
+        "/openapi.json",
+        summary="The OpenAPI document of this interface.",
+        tags=TAGS,
+        answers={200: dict[str, object]},
+        contract=False,
+    )
+    async def get_openapi(_: Request) -> Answer:
+        if not document:
+            document.append(api.openapi())
+        return Answer(200, document[0])

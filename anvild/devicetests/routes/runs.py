@@ -1,0 +1,129 @@
+"""Runs: queue, list, look, cancel, hold."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from uuid import UUID
+
+from msgspec import UNSET
+
+from anvild.core.engine import Actor, Run
+from anvild.core.errors import FieldProblem, InvalidRequest
+from anvild.sdk import NotFound
+from anvild.web.api import Api
+from anvild.web.request import Request
+
+from .. import schemas as wire
+from ..pipelines import Catalogue
+from ..service import PipelineRuns
+from ..shapes import finding_shape, pipeline_shape, run_shape, state_shape
+from .common import actor_of, team_of
+
+__all__ = ["add_runs"]
+
+TAGS = ("Runs",)
+Change = Callable[[str, str, Actor], Awaitable[Run]]
+
+
+def add_runs(api: Api, runs: PipelineRuns, catalogue: Catalogue) -> None:
+    """Add the operations on runs and the list of pipelines."""
+
+    async def list_runs(request: Request) -> wire.RunList:
+        return wire.RunList(runs=[run_shape(run) for run in await runs.latest(team_of(request))])
+
+    api.raw(
+        "GET",
+        "/runs",
+        list_runs,
+        summary="List the 50 most recent runs in your org.",
+        tags=TAGS,
+        answers={200: wire.RunList},
+        action="runs:read",
+    )
+
+    @api.post(
+        "/runs",
+        summary="Queue a new run.",
+        description="The pipeline is frozen into the run as it is written now. Without a device the scheduler picks "
+        "one that can run it, or has one made.",
+        tags=TAGS,
+        answers={202: wire.RunAnswer},
+        errors={400: "The body is not as expected, or there is no such pipeline or device."},
+        body=wire.RunCreateBody,
+        action="runs:write",
+        idempotent=True,
+    )
+    async def create_run(request: Request) -> wire.RunAnswer:
+        body: wire.RunCreateBody = request.body
+        device_id = str(body.device_id) if isinstance(body.device_id, UUID) else None
+        metadata = None if body.metadata is UNSET else body.metadata
+        try:
+            run = await runs.submit(
+                team_of(request), body.pipeline, device_id=device_id, metadata=metadata, by=actor_of(request)
+            )
+        except NotFound as error:
+            problem = FieldProblem("body.deviceId", "a device that your team can use")
+            raise InvalidRequest(error.message, (problem,)) from None
+        return wire.RunAnswer(run=run_shape(run))
+
+    async def get_run(request: Request) -> wire.RunDetail:
+        run, findings = await runs.detail(team_of(request), request.path["id"])
+        return wire.RunDetail(run=run_shape(run), findings=[finding_shape(finding) for finding in findings])
+
+    api.raw(
+        "GET",
+        "/runs/{id:uuid}",
+        get_run,
+        summary="Fetch a run's detail + findings.",
+        tags=TAGS,
+        answers={200: wire.RunDetail},
+        errors={400: "id must be a UUID", 404: "Not found"},
+        action="runs:read",
+    )
+
+    @api.get(
+        "/runs/{id:uuid}/state",
+        summary="Say where a run is, why it waits, how it ended.",
+        tags=TAGS,
+        answers={200: wire.RunStateAnswer},
+        errors={400: "id must be a UUID", 404: "Not found"},
+        action="runs:read",
+        contract=False,
+    )
+    async def get_run_state(request: Request) -> wire.RunStateAnswer:
+        return wire.RunStateAnswer(state=state_shape(await runs.get(team_of(request), request.path["id"])))
+
+    for verb, change, summary in (
+        ("cancel", runs.cancel, "End a run; its device is cleaned and freed."),
+        ("pause", runs.pause, "Take a run out of the queue, or hold it at its next pause point."),
+        ("resume", runs.resume, "Let a paused run go on."),
+    ):
+        _add_change(api, verb, change, summary)
+
+    @api.get(
+        "/pipelines",
+        summary="List the pipelines that can be run, and those that cannot with the reason.",
+        tags=TAGS,
+        answers={200: wire.PipelineList},
+        action="runs:read",
+        contract=False,
+    )
+    async def list_pipelines(_: Request) -> wire.PipelineList:
+        return wire.PipelineList(pipelines=[pipeline_shape(listed) for listed in await catalogue.all()])
+
+
+def _add_change(api: Api, verb: str, change: Change, summary: str) -> None:
+    async def change_run(request: Request) -> wire.RunAnswer:
+        run = await change(team_of(request), request.path["id"], actor_of(request))
+        return wire.RunAnswer(run=run_shape(run))
+
+    change_run.__name__ = f"{verb}_run"
+    api.post(
+        f"/runs/{{id:uuid}}/{verb}",
+        summary=summary,
+        tags=TAGS,
+        answers={200: wire.RunAnswer},
+        errors={400: "id must be a UUID", 404: "Not found", 409: "The run is in a state that does not allow it."},
+        action="runs:write",
+        contract=False,
+    )(change_run)
