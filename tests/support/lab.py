@@ -37,6 +37,7 @@ from anvild.sdk import (
     DriverSettings,
     Entry,
     EntryType,
+    Event,
     Exec,
     Exit,
     Files,
@@ -494,12 +495,12 @@ class Running:
                 found = await self.engine.runs.get(run_id)
             return found
 
-    async def heard(self, *kinds: str) -> Any:
+    async def heard(self, *kinds: str) -> Event:
         """Wait for an event of one of these kinds, from now on."""
         async with self.events.follow(after=None) as events:
-            async for event in events:
-                if event.kind in kinds:
-                    return event
+            while (event := await anext(events)).kind not in kinds:
+                pass
+            return event
 
     async def eventually(self, condition: Callable[[], Awaitable[bool]]) -> None:
         """Wait until the condition holds, looking again at each event."""

@@ -98,11 +98,7 @@ _used_slots = select(leases.c.slot).where(
     leases.c.released_at.is_(None),
 )
 
-_active = (
-    select(func.count())
-    .select_from(leases)
-    .where(leases.c.host == bindparam("host"), leases.c.run_id.is_not(None), leases.c.released_at.is_(None))
-)
+_active = select(func.count(leases.c.run_id)).where(leases.c.host == bindparam("host"), leases.c.released_at.is_(None))
 
 _take = (
     update(runs)

@@ -150,6 +150,12 @@ leases = Table(
         sqlite_where=text("released_at IS NULL AND slot IS NOT NULL"),
         postgresql_where=text("released_at IS NULL AND slot IS NOT NULL"),
     ),
+    Index(
+        "ix_leases_active",
+        "host",
+        sqlite_where=text("released_at IS NULL"),
+        postgresql_where=text("released_at IS NULL"),
+    ),
     Index("ix_leases_run", "run_id", "attempt"),
 )
 

@@ -274,6 +274,14 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["device_id"], ["devices.id"], name=op.f("fk_leases_device_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_leases")),
     )
+    op.create_index(
+        "ix_leases_active",
+        "leases",
+        ["host"],
+        unique=False,
+        sqlite_where=sa.text("released_at IS NULL"),
+        postgresql_where=sa.text("released_at IS NULL"),
+    )
     op.create_index("ix_leases_run", "leases", ["run_id", "attempt"], unique=False)
     op.create_index(
         "uq_leases_device",
