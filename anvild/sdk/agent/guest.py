@@ -1448,6 +1448,9 @@ def main(words: list[str]) -> None:
     how, where = words
     while os.open("/dev/null", os.O_RDWR) < 3:
         pass  # standard input, output and error are there, so that no pipe becomes one of them
+    for fd in os.listdir("/proc/self/fd"):
+        if int(fd) > 2 and os.path.exists(f"/proc/self/fd/{fd}"):
+            os.set_inheritable(int(fd), False)
     if how == "port":
         agent = Agent(os.open(port_path(where), os.O_RDWR | os.O_NOCTTY))
     elif how == "connect":
