@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cached_property
 
 import msgspec
-from sqlalchemy import ColumnElement, and_, or_, true
+from sqlalchemy import ColumnElement, and_, func, or_, true
 
 from anvild.core.events.tables import events
 from anvild.sdk import Event
@@ -64,7 +64,8 @@ class EventFilter(msgspec.Struct, frozen=True, kw_only=True, dict=True):
             own = columns.team_id == self.team_id
             wanted.append(or_(own, columns.team_id.is_(None)) if self.include_lab else own)
         if self.kinds:
-            prefixes = [columns.kind.startswith(prefix, autoescape=True) for prefix in self._prefixes]
+            # Not LIKE, which ignores the case on one of the two databases.
+            prefixes = [func.substr(columns.kind, 1, len(prefix)) == prefix for prefix in self._prefixes]
             wanted.append(or_(columns.kind.in_(self._exact), *prefixes))
         if self.audit_only:
             wanted.append(columns.audit)

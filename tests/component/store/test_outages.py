@@ -35,6 +35,13 @@ def server(postgres_cluster: PostgresCluster) -> Iterator[str]:
 
 
 @pytest.fixture
+def file(migrated_sqlite: Path, tmp_path: Path) -> Path:
+    path = tmp_path / "anvild.sqlite"
+    path.write_bytes(migrated_sqlite.read_bytes())
+    return path
+
+
+@pytest.fixture
 async def remote(server: str) -> AsyncIterator[Store]:
     async with open_store(server) as opened:
         yield opened
@@ -120,14 +127,10 @@ async def test_a_follower_hears_of_another_daemon_after_the_listening_connection
             assert (await anext(follower)).kind == "run.a"
 
 
-async def test_a_file_that_another_program_locks_is_unavailable(
-    migrated_sqlite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_file_that_another_program_locks_is_unavailable(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(database, "_BUSY_SECONDS", 0.1)
-    path = tmp_path / "anvild.sqlite"
-    path.write_bytes(migrated_sqlite.read_bytes())
-    async with open_store(f"sqlite:///{path}") as store:
-        with closing(sqlite3.connect(path, isolation_level=None)) as other:
+    async with open_store(f"sqlite:///{file}") as store:
+        with closing(sqlite3.connect(file, isolation_level=None)) as other:
             other.execute("BEGIN IMMEDIATE").close()
             with pytest.raises(Unavailable, match="locked"):
                 await store.write(event)
@@ -136,10 +139,8 @@ async def test_a_file_that_another_program_locks_is_unavailable(
         assert await store.write(event) == 1
 
 
-async def test_a_full_disk_fails_what_needs_space_and_nothing_else(migrated_sqlite: Path, tmp_path: Path) -> None:
-    path = tmp_path / "anvild.sqlite"
-    path.write_bytes(migrated_sqlite.read_bytes())
-    async with open_store(f"sqlite:///{path}") as store:
+async def test_a_full_disk_fails_what_needs_space_and_nothing_else(file: Path) -> None:
+    async with open_store(f"sqlite:///{file}") as store:
         pages = await store.write(lambda c: c.exec_driver_sql("PRAGMA page_count").scalar_one())
 
         def limit(connection: Connection) -> None:
