@@ -24,16 +24,15 @@ class MicrovmSettings(DriverSettings):
         Meta(description="auto takes kvm where a speed probe passes, else software emulation (tcg)."),
     ] = "auto"
     user: Annotated[
-        str | None,
+        Annotated[str, Meta(min_length=1)] | None,
         Meta(
-            min_length=1,
             description="System user that QEMU runs as. Default: anvild-guest where it exists, else nobody when the "
             "daemon is root, else the daemon's own user. Only a daemon that is root can choose another than its own.",
         ),
     ] = None
     slots: Annotated[
-        int | None,
-        Meta(ge=1, le=4096, description="Guests that may run at the same time. Default: by memory and cores."),
+        Annotated[int, Meta(ge=1, le=4096)] | None,
+        Meta(description="Guests that may run at the same time. Default: by memory and cores."),
     ] = None
     qemu: Annotated[str, Meta(min_length=1, description="Name or path of the QEMU program.")] = "qemu-system-x86_64"
     starts: Annotated[
