@@ -15,7 +15,7 @@ from anvild.sdk import AnvilError
 from .exits import ExitCode, Failure, exit_for_status
 from .output import warn
 
-__all__ = ["explain", "report", "settle", "wants_json"]
+__all__ = ["cause", "explain", "report", "settle", "wants_json"]
 
 
 def settle(call: Callable[[], object], arguments: Sequence[str]) -> int:
@@ -29,12 +29,12 @@ def settle(call: Callable[[], object], arguments: Sequence[str]) -> int:
     except cyclopts.CycloptsError as error:
         return report(Failure(ExitCode.USAGE, "usage", f"{error} See --help."), as_json)
     except BaseException as error:
-        cause = _cause(error)
-        if isinstance(cause, KeyboardInterrupt):
+        found = cause(error)
+        if isinstance(found, KeyboardInterrupt):
             return int(ExitCode.INTERRUPTED)
-        if not isinstance(cause, Exception):
+        if not isinstance(found, Exception):
             raise
-        return report(explain(cause), as_json)
+        return report(explain(found), as_json)
     return int(result) if isinstance(result, int) else int(ExitCode.OK)
 
 
@@ -43,15 +43,15 @@ def wants_json(arguments: Sequence[str]) -> bool:
     return "--json" in (arguments[: arguments.index("--")] if "--" in arguments else arguments)
 
 
-def _cause(error: BaseException) -> BaseException:
+def cause(error: BaseException) -> BaseException:
     """Find what a group of exceptions is about: an interrupt before a failure, a failure before anything else."""
     if not isinstance(error, BaseExceptionGroup):
         return error
-    causes = [_cause(each) for each in error.exceptions]
+    causes = [cause(each) for each in error.exceptions]
     return min(causes, key=lambda each: (not isinstance(each, KeyboardInterrupt), not isinstance(each, Failure)))
 
 
-def explain(error: Exception) -> Failure:
+def explain(error: BaseException) -> Failure:
     """Turn whatever ended a command into the one failure that is shown."""
     match error:
         case Failure():

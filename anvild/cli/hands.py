@@ -19,6 +19,8 @@ import wsproto.events
 from cyclopts import Parameter
 from httpx2.websockets import AsyncWebSocketSession, WebSocketDisconnect
 
+from anvild.sdk import error_from_code
+
 from .api import connect
 from .context import Ctx
 from .exits import ExitCode, Failure
@@ -152,7 +154,7 @@ def _write(data: bytes) -> None:
 def _control(text: str) -> Ended | None:
     message = msgspec.json.decode(text, type=dict[str, Any])
     if message.get("type") == "error":
-        raise Failure(ExitCode.CONFLICT, str(message.get("code")), str(message.get("message")))
+        raise error_from_code(message["code"], message["message"])
     return msgspec.convert(message, Ended) if message.get("type") == "exit" else None
 
 
@@ -161,7 +163,7 @@ def _take(message: dict[str, Any], output: Output) -> Ended | None:
     if output.json:
         output.line(message)
     if (error := message.get("error")) is not None:
-        raise Failure(ExitCode.CONFLICT, error["code"], error["message"])
+        raise error_from_code(error["code"], error["message"])
     if (ended := message.get("exit")) is not None:
         return msgspec.convert(ended, Ended)
     if not output.json:

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import logging
+import sys
 from typing import Annotated
 
 from cyclopts import Parameter
 
-from anvild.core.logging import configure
+from anvild.core.logging import configure, get_logger
 from anvild.core.settings import Settings
 from anvild.daemon import DaemonError
 from anvild.daemon import serve as run_daemon
 from anvild.web.server import BindError
 
+from .ending import cause, explain
 from .exits import ExitCode, Failure
 from .machine import ConfigFile, DataDir, settings_of
 
 __all__ = ["serve"]
+
+log = get_logger("daemon")
 
 
 async def serve(
@@ -24,7 +28,7 @@ async def serve(
     config: ConfigFile = None,
     data_dir: DataDir = None,
     listen: Annotated[str | None, Parameter(help="HOST:PORT or unix:PATH; port 0 picks a free one.")] = None,
-) -> None:
+) -> int:
     """Serve until SIGTERM.
 
     When it can serve, it prints one line of JSON on standard output, writes the same to ready.json in the data
@@ -34,15 +38,22 @@ async def serve(
     def load() -> Settings:
         return settings_of(config, data_dir, listen=listen)
 
-    settings = load()
-    configure(level=logging.getLevelNamesMapping()[settings.log_level.upper()])
+    configure()
     try:
+        settings = load()
+        configure(level=logging.getLevelNamesMapping()[settings.log_level.upper()])
         await run_daemon(settings, reload=load)
-    except* (DaemonError, BindError) as group:
-        raise Failure(ExitCode.CONFLICT, "cannot_start", str(_first(group))) from None
+    except Exception as error:
+        failure = _failure(cause(error))
+        if sys.stderr.isatty():
+            raise failure from None
+        # What reads the log reads this too.
+        log.error("cannot_serve", code=failure.code, reason=failure.message)  # noqa: TRY400
+        return failure.exit_code
+    return ExitCode.OK
 
 
-def _first(error: BaseException) -> BaseException:
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
+def _failure(error: BaseException) -> Failure:
+    if isinstance(error, DaemonError | BindError):
+        return Failure(ExitCode.CONFLICT, "cannot_start", str(error))
+    return explain(error)

@@ -67,7 +67,8 @@ def configure(stream: TextIO | None = None, *, level: int = logging.INFO, pretty
     )
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    root.setLevel(level)
+    # At the usual level, what libraries have to tell begins at warnings.
+    root.setLevel(logging.WARNING if level == logging.INFO else level)
     logging.captureWarnings(True)
 
 
