@@ -16,7 +16,15 @@ import trio
 
 from anvild.sdk import Unavailable
 
-__all__ = ["Account", "Hypervisor", "ProcessIdentity", "guest_account", "listening_socket", "processes_in"]
+__all__ = [
+    "Account",
+    "Hypervisor",
+    "ProcessIdentity",
+    "end_processes",
+    "guest_account",
+    "listening_socket",
+    "processes_in",
+]
 
 PROC = Path("/proc")
 DEDICATED_USER = "anvild-guest"
@@ -34,10 +42,18 @@ class Account(msgspec.Struct, frozen=True):
     own: bool
 
     def give(self, *paths: Path) -> None:
-        """Make the user the owner of files."""
-        if not self.own:
-            for path in paths:
+        """Make files the account's own, to read and write."""
+        for path in paths:
+            path.chmod(0o600)
+            if not self.own:
                 os.chown(path, self.uid, self.gid)
+
+    def share(self, *paths: Path) -> None:
+        """Let the account read files, or enter folders without listing them, that stay the daemon's."""
+        for path in paths:
+            path.chmod(0o710 if path.is_dir() else 0o640)
+            if not self.own:
+                os.chown(path, os.geteuid(), self.gid)
 
 
 def guest_account(setting: str | None) -> Account:
@@ -95,6 +111,16 @@ def processes_in(folder: Path, proc: Path = PROC) -> list[ProcessIdentity]:
                     if identity is not None:
                         found.append(identity)
     return found
+
+
+async def end_processes(folder: Path) -> None:
+    """End every QEMU of a guest's folder, whoever has started it. Not cancelled half-way."""
+    with trio.CancelScope(shield=True):
+        for identity in await trio.to_thread.run_sync(processes_in, folder):
+            hypervisor = Hypervisor.adopt(identity)
+            if hypervisor is not None:
+                await hypervisor.kill()
+                hypervisor.close()
 
 
 def listening_socket(path: Path) -> socket.socket:
@@ -174,10 +200,14 @@ class Hypervisor:
         with contextlib.suppress(ChildProcessError):
             os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED | os.WNOHANG)
 
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal. A process that has ended is no error."""
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self._pidfd, number)
+
     async def kill(self) -> None:
         """End the process for certain and return when it has ended. Not cancelled half-way."""
-        with contextlib.suppress(ProcessLookupError):
-            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+        self.signal(signal.SIGKILL)
         with trio.CancelScope(shield=True):
             await self.wait()
 

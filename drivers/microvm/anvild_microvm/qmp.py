@@ -6,22 +6,26 @@ import array
 import itertools
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
 import trio
 
-from anvild.sdk import DeadlineExceeded, DeviceLost, DriverFault
+from anvild.sdk import AnvilError, DeadlineExceeded, DeviceLost, DriverFault
 
 __all__ = ["Event", "Qmp", "QmpError", "connect_unix"]
 
 T = TypeVar("T")
 
+ABSENT = msgspec.Raw()
+
 COMMAND_SECONDS = 10.0
 LINE_LIMIT = 4 * 2**20
 RECEIVE_SIZE = 65536
+EVENT_BUFFER = 256
 
 
 class Event(msgspec.Struct, frozen=True):
@@ -41,9 +45,9 @@ class Failure(msgspec.Struct, frozen=True):
 class Message(msgspec.Struct, frozen=True):
     """One line from QEMU: a greeting, an answer, a refusal or an event."""
 
-    QMP: msgspec.Raw | None = None
+    QMP: msgspec.Raw = ABSENT
     id: int | None = None
-    result: msgspec.Raw | None = msgspec.field(name="return", default=None)
+    result: msgspec.Raw = msgspec.field(name="return", default=ABSENT)
     error: Failure | None = None
     event: str | None = None
     data: dict[str, Any] = {}
@@ -81,28 +85,60 @@ class Qmp:
     When the connection ends, every waiting and later command raises DeviceLost.
     """
 
-    def __init__(self, stream: trio.SocketStream, *, on_event: Callable[[Event], None] | None = None) -> None:
+    def __init__(self, stream: trio.SocketStream) -> None:
         self._stream = stream
-        self._on_event = on_event
+        self._listeners: dict[trio.MemorySendChannel[Event], str] = {}
         self._numbers = itertools.count(1)
         self._waiting: dict[int, _Answer] = {}
         self._sending = trio.Lock()
         self._ended = False
+        self._why = "it closed its monitor"
         self._decoder = msgspec.json.Decoder(Message)
-        self.greeting = _Answer()
+        self._greeted = trio.Event()
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Negotiate and take in answers and events until the connection ends. ``started`` means: ready for commands."""
+        refusal: AnvilError | None = None
+        ready = False
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._receive, nursery.cancel_scope)
-                await self.greeting.ready.wait()
-                await self.execute("qmp_capabilities")
-                task_status.started()
+                await self._greeted.wait()
+                try:
+                    await self.execute("qmp_capabilities")
+                except AnvilError as error:
+                    refusal = error
+                    nursery.cancel_scope.cancel()
+                else:
+                    ready = True
+                    task_status.started()
         finally:
             self._end()
             with trio.CancelScope(shield=True):
                 await trio.aclose_forcefully(self._stream)
+        if not ready:
+            raise refusal if refusal is not None else DeviceLost(f"QEMU was not ready: {self._why}")
+
+    @contextmanager
+    def listen(self, name: str) -> Iterator[trio.MemoryReceiveChannel[Event]]:
+        """Receive the events called ``name`` from now on. The channel ends when the connection ends. A listener that
+        does not take its events in time loses the newest."""
+        send, receive = trio.open_memory_channel[Event](EVENT_BUFFER)
+        self._listeners[send] = name
+        if self._ended:
+            send.close()
+        try:
+            yield receive
+        finally:
+            self._listeners.pop(send, None)
+            send.close()
+            receive.close()
+
+    def _tell(self, event: Event) -> None:
+        for channel, name in self._listeners.items():
+            if name == event.event:
+                with suppress(trio.WouldBlock):
+                    channel.send_nowait(event)
 
     async def execute(
         self, command: str, *, deadline: float = COMMAND_SECONDS, fd: int | None = None, **arguments: object
@@ -142,15 +178,15 @@ class Qmp:
             del self._waiting[number]
         message = waiting.message
         if message is None:
-            raise DeviceLost(f"QEMU went away during {command}")
+            raise DeviceLost(f"QEMU went away during {command}: {self._why}")
         if message.error is not None:
             raise QmpError(f"QEMU refused {command}: {message.error.desc}")
-        return bytes(message.result or b"{}")
+        return bytes(message.result)
 
     async def _send(self, line: bytes, fd: int | None) -> None:
         """Send one line; a cancelled half line would garble the next one, so that ends the connection."""
         if self._ended:
-            raise DeviceLost("the connection to QEMU has ended")
+            raise DeviceLost(f"the connection to QEMU has ended: {self._why}")
         ancillary = [] if fd is None else [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))]
         async with self._sending:
             sent = 0
@@ -175,24 +211,24 @@ class Qmp:
                 for line in lines:
                     if line.strip():
                         self._take(self._decoder.decode(line))
-        except (trio.BrokenResourceError, trio.ClosedResourceError, msgspec.DecodeError):
-            pass  # however it ended, it has ended: whoever waits is told below
+        except (trio.BrokenResourceError, trio.ClosedResourceError, msgspec.DecodeError) as error:
+            self._why = str(error)
         finally:
             self._end()
             scope.cancel()
 
     def _take(self, message: Message) -> None:
-        if message.QMP is not None:
-            self.greeting.message = message
-            self.greeting.ready.set()
+        if bytes(message.QMP):
+            self._greeted.set()
         elif message.event is not None:
-            if self._on_event is not None:
-                self._on_event(Event(message.event, message.data))
+            self._tell(Event(message.event, message.data))
         elif message.id in self._waiting:
             self._waiting[message.id].message = message
             self._waiting[message.id].ready.set()
 
     def _end(self) -> None:
         self._ended = True
+        for channel in self._listeners:
+            channel.close()
         for waiting in self._waiting.values():
             waiting.ready.set()

@@ -1,0 +1,249 @@
+"""The driver: what the daemon sees of it. The work is done in the rooms beside it."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import math
+import platform
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import NoReturn
+
+import msgspec
+import trio
+
+from anvild.sdk import (
+    Description,
+    DeviceFact,
+    DeviceLost,
+    DeviceRequest,
+    Driver,
+    DriverContext,
+    DriverFault,
+    Health,
+    HealthState,
+    ImageBuild,
+    InvalidArgument,
+    Lease,
+    NotFound,
+    Provision,
+    Recovery,
+    Report,
+    ResourceExhausted,
+    Session,
+    Sighting,
+    Snapshot,
+    Suspend,
+    Template,
+    Unavailable,
+)
+
+from .accelerator import Accelerator, choose_accelerator
+from .background import Background
+from .capsules import Capsules
+from .children import check_tools
+from .host import QEMU_TOOLS, Host, qemu_version
+from .image.builder import Images
+from .image.recipe import read_recipe
+from .process import guest_account
+from .record import SESSION_CAPABILITIES, Handle
+from .session import open_session
+from .settings import MicrovmSettings
+
+__all__ = ["MicrovmDriver"]
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+DRIVER_CAPABILITIES = ("provision", "suspend", "snapshot", "image_build")
+
+
+@contextmanager
+def told() -> Iterator[None]:
+    """Let only errors of the stable interface out."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in FULL:
+            raise ResourceExhausted(f"the host's disk is full: {error}") from error
+        raise DriverFault(f"the host refused: {error}") from error
+
+
+class MicrovmDriver(Driver, Provision, Suspend, Snapshot, ImageBuild):
+    """Guests made to order from templates, each in a QEMU of its own that outlives the daemon."""
+
+    name = "microvm"
+    settings_type = MicrovmSettings
+
+    def __init__(self, context: DriverContext[MicrovmSettings]) -> None:
+        super().__init__(context)
+        self._settings = context.settings
+        self._background = Background(self._report_defect)
+        self._accelerator: Accelerator | None = None
+        self._choosing = trio.Lock()
+        self._images: Images | None = None
+        self._capsules: Capsules | None = None
+        self._sightings, self._sighted = trio.open_memory_channel[Sighting](math.inf)
+
+    # life
+
+    async def start(self) -> None:
+        with told():
+            health = await self._health()
+            if not health.usable:
+                raise Unavailable(health.reason)
+            state, cache = self.context.state_dir.resolve(), self.context.cache_dir.resolve()
+            account = await trio.to_thread.run_sync(guest_account, self._settings.user)
+            host = Host(
+                settings=self._settings,
+                account=account,
+                accelerator=await self._choose(),
+                qemu=await qemu_version(self._settings.qemu),
+                background=self._background,
+                starting=trio.CapacityLimiter(self._settings.starts),
+                log=self.context.log,
+                scope=hashlib.sha256(str(state).encode()).hexdigest()[:8],
+            )
+            await self._background.open()
+            images = Images(cache / "images", account)
+            capsules = Capsules(host, state, images, self._recipes, self._lost)
+            await capsules.sweep()
+            self._images, self._capsules = images, capsules
+
+    async def stop(self) -> None:
+        self._capsules = None
+        await self._background.close()
+
+    def _report_defect(self, error: Exception) -> None:
+        self.context.log("error", "driver.defect", error=repr(error))
+
+    def _lost(self, fact: DeviceFact) -> None:
+        self._sightings.send_nowait(Sighting(kind="lost", device=fact))
+
+    def _all(self) -> Capsules:
+        if self._capsules is None:
+            raise Unavailable("the driver microvm has not been started")
+        return self._capsules
+
+    # what it is
+
+    async def describe(self) -> Description:
+        health = await self._health()
+        facts = {}
+        if health.usable:
+            facts = {"qemu": await qemu_version(self._settings.qemu), "accelerator": (await self._choose()).name}
+        return Description(
+            name=self.name,
+            version=version("anvild-driver-microvm"),
+            platforms=("linux",),
+            capabilities=(*DRIVER_CAPABILITIES, *SESSION_CAPABILITIES),
+            health=health,
+            slots=self._settings.slot_count() if health.usable else 0,
+            facts=facts,
+        )
+
+    async def _health(self) -> Health:
+        if sys.platform != "linux" or platform.machine() != "x86_64":
+            where = f"{sys.platform} on {platform.machine()}"
+            return Health(state=HealthState.ABSENT, reason=f"guests run on Linux on x86-64 hosts; this is {where}")
+        try:
+            await trio.to_thread.run_sync(check_tools, QEMU_TOOLS, "the driver microvm")
+        except Unavailable as error:
+            return Health(state=HealthState.ABSENT, reason=error.message)
+        try:
+            await trio.to_thread.run_sync(guest_account, self._settings.user)
+        except Unavailable as error:
+            return Health(state=HealthState.UNHEALTHY, reason=error.message)
+        accelerator = await self._choose()
+        if not accelerator.wanted:
+            return Health(state=HealthState.UNHEALTHY, reason=accelerator.reason)
+        degraded = accelerator.name == "tcg" and self._settings.accelerator == "auto"
+        return Health(state=HealthState.DEGRADED if degraded else HealthState.HEALTHY, reason=accelerator.reason)
+
+    async def _choose(self) -> Accelerator:
+        """Return how guests run here; found out once."""
+        async with self._choosing:
+            if self._accelerator is None:
+                self._accelerator = await choose_accelerator(self._settings.accelerator)
+            return self._accelerator
+
+    async def watch(self, report: Report) -> NoReturn:
+        for fact in await self._all().adopt_all():
+            await report(Sighting(kind="seen", device=fact))
+        while True:
+            await report(await self._sighted.receive())
+
+    # devices
+
+    @asynccontextmanager
+    async def open(self, device: DeviceFact, lease: Lease) -> AsyncIterator[Session]:
+        try:
+            capsule = await self._all().get(device.identity)
+        except NotFound as error:
+            raise DeviceLost(error.message) from error
+        async with open_session(capsule) as session:
+            yield session
+
+    async def clean(self, device: DeviceFact) -> None:
+        with told():
+            await self._all().clean(device.identity)
+
+    async def recover(self, handle: str) -> Recovery:
+        try:
+            identity = msgspec.json.decode(handle, type=Handle).identity
+        except msgspec.DecodeError as error:
+            raise InvalidArgument(f"this is no handle of the driver microvm: {error}") from error
+        with told():
+            return await self._all().recover(identity)
+
+    async def create(self, request: DeviceRequest) -> DeviceFact:
+        with told():
+            return await self._all().create(request)
+
+    async def destroy(self, identity: str) -> None:
+        with told():
+            await self._all().destroy(identity)
+
+    async def suspend(self, identity: str) -> DeviceFact:
+        with told():
+            capsule = await self._all().get(identity)
+            await capsule.suspend()
+            return capsule.fact
+
+    async def resume(self, identity: str) -> DeviceFact:
+        with told():
+            return await self._all().resume(identity)
+
+    # templates
+
+    async def templates(self) -> Sequence[Template]:
+        with told():
+            return await self._all().templates.listing()
+
+    async def snapshot(self, identity: str, template: str) -> Template:
+        with told():
+            return await self._all().snapshot(identity, template)
+
+    async def remove_template(self, template: str) -> None:
+        with told():
+            await self._all().templates.remove(template)
+
+    async def build_image(self, name: str, report: Callable[[str], None], *, rebuild: bool = False) -> Template:
+        capsules, images = self._all(), self._images
+        assert images is not None, "a started driver has images"
+        with told():
+            recipes = await trio.to_thread.run_sync(self._recipes)
+            if name not in recipes:
+                known = ", ".join(sorted(recipes)) or "none"
+                raise NotFound(f"there is no recipe {name!r} on the data path; there are: {known}")
+            recipe = await trio.to_thread.run_sync(read_recipe, recipes[name])
+            await images.build(name, recipe, report, rebuild=rebuild)
+            report(f"{name}: taking the warm template")
+            await capsules.templates.get(name)
+            return await capsules.templates.one(name)
+
+    def _recipes(self) -> dict[str, Path]:
+        """Return the recipes by name. It reads folders."""
+        return self.context.data_files("images", ".toml")
