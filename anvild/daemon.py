@@ -1,0 +1,269 @@
+"""The composition root: reads the settings and starts everything in one nursery, top to bottom."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+
+import msgspec
+import trio
+
+from anvild.core.artifacts import Artifacts, open_artifacts
+from anvild.core.driver_context import driver_context, enabled_drivers, host_name
+from anvild.core.engine import DriverFactory, Engine
+from anvild.core.events import EventLog
+from anvild.core.identity import Identity, Limits
+from anvild.core.identity.idempotency import Idempotency
+from anvild.core.logging import configure, get_logger
+from anvild.core.plugins import Plugins
+from anvild.core.settings import Settings, SettingsError
+from anvild.core.store import Store, open_store
+from anvild.core.systemd import Systemd
+from anvild.sdk import Driver, Event, Mount, Services
+from anvild.web.app import root_app
+from anvild.web.metrics import Metrics, Readiness
+from anvild.web.server import ConnectionLimits, bind, url_of
+from anvild.web.server import serve as serve_port
+
+__all__ = ["DaemonError", "Reload", "serve"]
+
+Reload = Callable[[], Settings]
+"""Reads the settings again, from where they came from the first time."""
+
+log = get_logger("daemon")
+
+
+class DaemonError(Exception):
+    """The daemon cannot start; the message says why and what would help."""
+
+
+async def serve(
+    settings: Settings, *, reload: Reload | None = None, task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED
+) -> None:
+    """Run the daemon until SIGTERM or SIGINT, or until it is cancelled. SIGHUP reloads.
+
+    When it can serve, it prints one JSON line on standard output, writes the same to ``ready.json`` in the data
+    directory, and tells systemd; ``task_status`` gets the URL. At the end, requests in flight may finish, work that
+    can outlive the daemon is left to be adopted by the next one, and everything else is ended.
+
+    :param reload: for SIGHUP; without it the signal only says that nothing can be reloaded.
+    :raises DaemonError, SettingsError, BindError, StoreError: when it cannot start.
+    """
+    systemd = Systemd.from_environ(os.environ)
+    async with AsyncExitStack() as stack:
+        stack.enter_context(_claimed(settings.data_dir))
+        listeners = bind(settings.listen)
+        # From here on the port is ours, but nobody is answered before everything stands.
+        for listener in listeners:
+            stack.push_async_callback(listener.aclose)
+        plugins = Plugins.of(settings)
+        store = await stack.enter_async_context(open_store(settings.store_url))
+        services = await _services(settings, plugins, store)
+        mounts = plugins.mounts(services)
+        engine = services.get(Engine)
+        engine.workloads.update(plugins.workloads(services))
+        app = root_app(mounts, services)
+        stop = trio.Event()
+        async with _running(services, plugins, mounts), trio.open_nursery() as nursery:
+            limits = ConnectionLimits(
+                connections=settings.web.max_connections, grace_seconds=settings.web.graceful_seconds
+            )
+            await nursery.start(partial(serve_port, app, listeners, limits, shutdown=stop))
+            await nursery.start(_heed_signals, stop, systemd, settings, reload)
+            nursery.start_soon(systemd.keep_alive)
+            url = settings.web.public_url or url_of(listeners[0])
+            with _announced(settings.data_dir, url):
+                await systemd.ready(f"serving at {url}")
+                log.info("ready", url=url, host=host_name(settings))
+                task_status.started(url)
+                await stop.wait()
+                await systemd.stopping()
+                log.info("stopping")
+            # The port lets requests in flight finish; then its task ends and the rest of this nursery is done.
+            nursery.cancel_scope.deadline = trio.current_time() + settings.web.graceful_seconds + 1
+    log.info("stopped")
+
+
+async def _services(settings: Settings, plugins: Plugins, store: Store) -> Services:
+    """Build the floors, each on those before it."""
+    services = Services()
+    services.add(Settings, settings)
+    services.add(Plugins, plugins)
+    services.add(Store, store)
+    events = EventLog(
+        store,
+        keep=timedelta(days=settings.store.events_days),
+        keep_audit=timedelta(days=settings.store.audit_days),
+    )
+    services.add(EventLog, events)
+    artifacts = await open_artifacts(
+        store,
+        settings.data_dir,
+        keep=timedelta(days=settings.store.artifacts_days),
+        lab_quota=settings.store.artifacts_quota,
+    )
+    services.add(Artifacts, artifacts)
+    identity = await Identity.open(
+        store,
+        events,
+        data_dir=settings.data_dir,
+        settings=settings.identity,
+        limits=Limits({"default": f"{settings.web.requests_per_minute}/minute"}),
+    )
+    services.add(Identity, identity)
+    services.add(Limits, identity.limits)
+    services.add(Idempotency, identity.idempotency)
+    engine = Engine(
+        store=store,
+        events=events,
+        artifacts=artifacts,
+        drivers=await trio.to_thread.run_sync(_driver_factories, settings, plugins),
+        host=host_name(settings),
+        settings=settings.engine,
+    )
+    services.add(Engine, engine)
+    metrics = Metrics()
+    metrics.watch("store", store.statistics)
+    metrics.watch("engine", engine.statistics)
+    services.add(Metrics, metrics)
+    readiness = Readiness()
+    readiness.add("store", lambda: None if store.statistics().connected else "the database cannot be reached")
+    services.add(Readiness, readiness)
+    return services
+
+
+def _driver_factories(settings: Settings, plugins: Plugins) -> Mapping[str, DriverFactory]:
+    """Say how to make each driver that is on. A wrong setting keeps the daemon from starting, since only its operator
+    can mend it; a driver that is itself broken is shown with its reason, and the rest go on."""
+    enabled = enabled_drivers(settings, plugins.drivers())
+    return {name: _driver_factory(settings, kind) for name, kind in enabled.items()}
+
+
+def _driver_factory(settings: Settings, kind: type[Driver]) -> DriverFactory:
+    try:
+        return partial(kind, driver_context(settings, kind))
+    except SettingsError:
+        raise
+    except Exception as error:
+        broken = error
+
+        def fail() -> Driver:
+            raise broken
+
+        return fail
+
+
+@asynccontextmanager
+async def _running(services: Services, plugins: Plugins, mounts: Sequence[Mount]) -> AsyncIterator[None]:
+    """Run the services while the block runs; they end in the reverse order of their start."""
+    events = services.get(EventLog)
+
+    def observe(fresh: Sequence[Event]) -> None:
+        for event in fresh:
+            plugins.event(event)
+
+    async with AsyncExitStack() as stack:
+        for start in (events.run, services.get(Identity).run, services.get(Engine).run):
+            nursery = await stack.enter_async_context(trio.open_nursery())
+            stack.callback(nursery.cancel_scope.cancel)
+            await nursery.start(start)
+        nursery = await stack.enter_async_context(trio.open_nursery())
+        stack.callback(nursery.cancel_scope.cancel)
+        stack.callback(events.on_commit(observe))
+        nursery.start_soon(services.get(Artifacts).run)
+        nursery.start_soon(services.get(Metrics).run)
+        for mount in mounts:
+            if mount.run is not None:
+                nursery.start_soon(mount.run)
+        yield
+
+
+async def _heed_signals(
+    stop: trio.Event,
+    systemd: Systemd,
+    settings: Settings,
+    reload: Reload | None,
+    task_status: trio.TaskStatus[None],
+) -> None:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+        task_status.started()
+        async for number in signals:
+            if number != signal.SIGHUP:
+                stop.set()
+                return
+            await systemd.reloading()
+            settings = await _reload(settings, reload)
+            await systemd.ready("serving")
+
+
+async def _reload(present: Settings, reload: Reload | None) -> Settings:
+    """Take what can change in the running daemon from the settings as they are now; name what needs a restart.
+
+    Settings that are wrong leave everything as it is.
+    """
+    if reload is None:
+        log.warning("reload_impossible", reason="the settings did not come from a file")
+        return present
+    try:
+        fresh = await trio.to_thread.run_sync(reload)
+    except SettingsError as error:
+        log.error("reload_refused", reason=str(error))  # noqa: TRY400  # it is the operator's mistake, in one sentence
+        return present
+    changed = [
+        field.name
+        for field in msgspec.structs.fields(Settings)
+        if getattr(fresh, field.name) != getattr(present, field.name)
+    ]
+    if "log_level" in changed:
+        configure(level=logging.getLevelNamesMapping()[fresh.log_level.upper()])
+    log.info(
+        "reloaded",
+        applied=[name for name in changed if name == "log_level"],
+        need_restart=[name for name in changed if name != "log_level"],
+    )
+    return msgspec.structs.replace(present, log_level=fresh.log_level)
+
+
+@contextmanager
+def _claimed(data_dir: Path) -> Iterator[None]:
+    """Hold the data directory for this process alone."""
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True, mode=0o750)
+        descriptor = os.open(data_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise DaemonError(f"the data directory {data_dir} cannot be used: {error.strerror}") from None
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise DaemonError(
+                f"another anvild runs on the data directory {data_dir}: stop it, or name another with --data-dir"
+            ) from None
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _announced(data_dir: Path, url: str) -> Iterator[None]:
+    """Tell the world on standard output and in ``ready.json``; the file goes when the daemon does."""
+    line = json.dumps({"event": "ready", "url": url, "pid": os.getpid()})
+    path = data_dir / "ready.json"
+    fresh = path.with_suffix(".new")
+    fresh.write_text(line + "\n")
+    fresh.replace(path)
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
