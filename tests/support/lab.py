@@ -21,7 +21,7 @@ import trio.testing
 
 from anvild.core.artifacts import Artifacts, open_artifacts
 from anvild.core.engine import Actor, Engine, Run, RunRequest
-from anvild.core.events import EventLog
+from anvild.core.events import EventFilter, EventLog
 from anvild.core.settings import EngineSettings
 from anvild.core.store import Store
 from anvild.sdk import (
@@ -211,7 +211,11 @@ class FakeDriver(Driver, Provision):
             if self.lab.watch_error is not None:
                 raise self.lab.watch_error
             async for sighting in changes:
-                await report(sighting)
+                try:
+                    await report(sighting)
+                except InvalidArgument:
+                    if self.lab.watch_error is not None:
+                        raise self.lab.watch_error from None
         raise AssertionError("unreachable")
 
     def open(self, device: DeviceFact, lease: Lease) -> AbstractAsyncContextManager[Session]:
@@ -463,6 +467,35 @@ def asks(kind: str = "told", *steps: Mapping[str, Any], **values: Any) -> RunReq
     return RunRequest(**{"team_id": TEAM, "kind": kind, "name": "a test", "spec": spec, **values})
 
 
+class Traffic:
+    """Counts the store's calls in flight, so that a test on a mock clock knows when nothing happens any more."""
+
+    def __init__(self, store: Store) -> None:
+        self._flying = 0
+        self._store_read = store.read
+        store.read = self._counted(store.read)  # type: ignore[method-assign]
+        store.write = self._counted(store.write)  # type: ignore[method-assign]
+
+    async def settle(self) -> None:
+        """Return when every task waits for time, or for the test."""
+        threads = trio.to_thread.current_default_thread_limiter()
+        while True:
+            await trio.testing.wait_all_tasks_blocked()
+            if not self._flying and not threads.borrowed_tokens:
+                return
+            await self._store_read(lambda conn: None)
+
+    def _counted(self, call: Any) -> Any:
+        async def counted(job: Any) -> Any:
+            self._flying += 1
+            try:
+                return await call(job)
+            finally:
+                self._flying -= 1
+
+        return counted
+
+
 class StartEngine(Protocol):
     """Starts an engine on the lab; ``stop`` it by cancelling what it returns."""
 
@@ -477,6 +510,7 @@ class Running:
     events: EventLog
     store: Store
     artifacts: Artifacts
+    traffic: Traffic
     scope: trio.CancelScope
     stopped: trio.Event
 
@@ -494,6 +528,20 @@ class Running:
                 await anext(events)
                 found = await self.engine.runs.get(run_id)
             return found
+
+    async def after(self, seconds: float = 0.0) -> None:
+        """Let so many seconds pass on the mock clock, a little at a time, everything settling in between."""
+        clock = trio.lowlevel.current_clock()
+        await self.traffic.settle()
+        while seconds > 0:
+            assert isinstance(clock, trio.testing.MockClock)
+            clock.jump(min(seconds, 0.5))
+            seconds -= 0.5
+            await self.traffic.settle()
+
+    async def kinds(self, run: Run) -> list[str]:
+        """The kinds of a run's events, in order."""
+        return [event.kind for event in await self.events.read(where=EventFilter(run_id=run.id))]
 
     async def heard(self, *kinds: str) -> Event:
         """Wait for an event of one of these kinds, from now on."""
@@ -514,6 +562,7 @@ async def run_engine(
     store: Store,
     artifacts: Artifacts,
     *,
+    traffic: Traffic | None = None,
     names: Sequence[str] = ("fake",),
     host: str = HOST,
     task_status: trio.TaskStatus[Running],
@@ -537,7 +586,8 @@ async def run_engine(
             async with trio.open_nursery() as nursery:
                 await nursery.start(events.run)
                 await nursery.start(engine.run)
-                task_status.started(Running(engine, events, store, artifacts, scope, stopped))
+                known = traffic or Traffic(store)
+                task_status.started(Running(engine, events, store, artifacts, known, scope, stopped))
     finally:
         stopped.set()
 
@@ -560,10 +610,11 @@ async def start_engine(
 ) -> AsyncIterator[StartEngine]:
     """Start engines on the lab and the store; they are stopped at the end of the test."""
     started: list[Running] = []
+    traffic = Traffic(store)
 
     async def start(**values: Any) -> Running:
         running: Running = await nursery.start(
-            lambda task_status: run_engine(lab, store, artifacts, task_status=task_status, **values)
+            lambda task_status: run_engine(lab, store, artifacts, traffic=traffic, task_status=task_status, **values)
         )
         started.append(running)
         return running

@@ -60,10 +60,12 @@ class Chores:
         async with trio.open_nursery() as nursery:
             while True:
                 self._wake = trio.Event()
+                # A chore that ends while the rows are being read may have made them stale.
+                busy = set(self._busy)
                 rows = await persist(self._store, lambda conn: conn.execute(query).all())
                 for row in rows:
                     present = row.made_to_order or row.identity in self._hosted.sightings.present
-                    if present and row.id not in self._busy:
+                    if present and row.id not in busy | self._busy:
                         self._busy.add(row.id)
                         nursery.start_soon(self._one, row)
                 await self._wake.wait()

@@ -68,7 +68,7 @@ _page = (
     .limit(PAGE)
 )
 
-_load = select(runs.c.team_id, func.count()).where(_running).group_by(runs.c.team_id)
+_load = select(runs.c.team_id, func.count().label("running")).where(_running).group_by(runs.c.team_id)
 
 _free = (
     select(
@@ -147,7 +147,7 @@ def claim(conn: Connection, supply: Supply) -> list[Grant]:
     if not free and not slots:
         return []
     room = supply.limit - conn.execute(_active, {"host": supply.host}).scalar_one()
-    load: dict[str, int] = dict(row._tuple() for row in conn.execute(_load))
+    load = {row.team_id: row.running for row in conn.execute(_load)}
     picks = choose(lanes, free, slots, load, room)
     return [_grant(conn, supply, pick) for pick in picks]
 

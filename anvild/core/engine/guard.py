@@ -160,13 +160,15 @@ class _GuardedProcess(Process):
         self.tag = process.tag
 
     async def __aiter__(self) -> AsyncIterator[Output]:
-        chunks = self._process.__aiter__()
+        chunks = aiter(self._process)
+
+        async def following() -> Output | None:
+            # The end of an iteration is no error of the driver.
+            return await anext(chunks, None)
+
         try:
-            while True:
-                try:
-                    yield await self._guard.call("process.output", math.inf, chunks.__anext__)
-                except StopAsyncIteration:
-                    return
+            while (chunk := await self._guard.call("process.output", math.inf, following)) is not None:
+                yield chunk
         finally:
             if inspect.isasyncgen(chunks):
                 await chunks.aclose()

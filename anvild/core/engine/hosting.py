@@ -65,12 +65,14 @@ log = get_logger(__name__)
 
 
 class _Broken(Exception):
-    """This life of the driver is over. ``fault`` says that it is to blame, not the ground that it works on."""
+    """This life of the driver is over. ``fault`` says that it is to blame, not the ground that it works on; ``final``
+    that it has had its chances within this life."""
 
-    def __init__(self, reason: str, *, fault: bool) -> None:
+    def __init__(self, reason: str, *, fault: bool, final: bool = False) -> None:
         super().__init__(reason)
         self.reason = reason
         self.fault = fault
+        self.final = final
 
 
 class HostedDriver:
@@ -211,8 +213,8 @@ class HostedDriver:
             except _Broken as broken:
                 failures = 0 if trio.current_time() - started > STEADY_SECONDS else failures
                 failures += 1
-                if broken.fault and failures >= QUARANTINE_AFTER:
-                    await self._quarantine(f"it failed {failures} times in a row, last: {broken.reason}")
+                if broken.final or (broken.fault and failures >= QUARANTINE_AFTER):
+                    await self._quarantine(f"it failed {QUARANTINE_AFTER} times in a row, last: {broken.reason}")
                     failures = 0
                 else:
                     await self._set("waiting", broken.reason)
@@ -263,7 +265,7 @@ class HostedDriver:
             failures += 1
             reason = f"its watch failed: {error.message}"
             if isinstance(error, DriverFault) and failures >= QUARANTINE_AFTER:
-                return _Broken(reason, fault=True)
+                return _Broken(reason, fault=True, final=True)
             await self._set("waiting", reason)
             await trio.sleep(_pause(failures))
 

@@ -95,10 +95,9 @@ class Scheduler:
             self._start(grants)
 
     async def _tell_why(self) -> None:
-        """Write why the heads of the lanes wait, at most once a second."""
+        """Write why the heads of the lanes wait, a second after a change: what passes sooner is not worth telling."""
         while True:
             await self._explain.wait()
-            self._explain = trio.Event()
-            supply = self._supply()
-            await tell_heads(self._store, supply)
             await trio.sleep(EXPLAIN_SECONDS)
+            self._explain = trio.Event()
+            await tell_heads(self._store, self._supply())
