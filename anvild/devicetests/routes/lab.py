@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from anvild.core.plugins import Plugins
 from anvild.web.api import Api
 from anvild.web.request import Answer, Request
@@ -46,7 +48,7 @@ def add_lab(api: Api, hands: Hands, plugins: Plugins) -> None:
         "/openapi.json",
         summary="The OpenAPI document of this interface.",
         tags=TAGS,
-        answers={200: dict[str, object]},
+        answers={200: dict[str, Any]},
         contract=False,
     )
     async def get_openapi(_: Request) -> Answer:
