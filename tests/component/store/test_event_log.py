@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import subprocess
 import sys
 from collections.abc import Sequence
 from datetime import timedelta
@@ -243,22 +244,25 @@ async def test_retention_works_in_slices(store: Store) -> None:
 
 
 WRITER = """
-import sys, trio
+import random, sys, time, trio
 from anvild.core.events import append
 from anvild.core.store import open_store
 
 async def main():
     async with open_store(sys.argv[1]) as store, trio.open_nursery() as nursery:
         async def write(number):
-            for step in range(20):
+            for step in range(10):
                 def job(connection):
                     append(connection, "run.b", subject=("run", f"{sys.argv[2]}-{number}-{step}"))
+                    time.sleep(random.random() / 500)  # the id is given, and another writer may commit meanwhile
                     if step % 5 == 0:
                         raise KeyError
                 try:
                     await store.write(job)
                 except KeyError:
                     pass
+        print("ready", flush=True)
+        await trio.to_thread.run_sync(sys.stdin.readline)
         for number in range(10):
             nursery.start_soon(write, number)
 
@@ -269,7 +273,7 @@ trio.run(main)
 async def test_a_cursor_never_misses_an_event_of_concurrent_writers_in_several_processes(
     store: Store, log: EventLog, store_url: str
 ) -> None:
-    every = itertools.product(range(3), range(10), range(20))
+    every = itertools.product(range(3), range(10), range(10))
     expected = {f"{process}-{number}-{step}" for process, number, step in every if step % 5}
     written = EventFilter(kinds=("run.b",))
     polled: list[str] = []
@@ -292,16 +296,24 @@ async def test_a_cursor_never_misses_an_event_of_concurrent_writers_in_several_p
             while len(followed) < len(expected):
                 followed.extend(event.subject_id for event in await follower.batch())
 
-    async def write(process: int) -> None:
-        await trio.run_process([sys.executable, "-c", WRITER, store_url, str(process)])
+    async def start(process: int, nursery: trio.Nursery) -> trio.Process:
+        command = [sys.executable, "-c", WRITER, store_url, str(process)]
+        open_process = partial(trio.run_process, command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        started: trio.Process = await nursery.start(open_process)
+        return started
 
     with trio.fail_after(30):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(poll)
             nursery.start_soon(follow)
             async with trio.open_nursery() as writers:
-                for process in range(3):
-                    writers.start_soon(write, process)
+                processes = [await start(process, writers) for process in range(3)]
+                for process in processes:
+                    assert process.stdout is not None
+                    assert await process.stdout.receive_some() == b"ready\n"
+                for process in processes:
+                    assert process.stdin is not None
+                    await process.stdin.send_all(b"go\n")
             finished.set()
             await put(store, "run.last")  # on SQLite our own commit shows what the other processes wrote before it
     assert len(polled) == len(followed) == len(expected)  # nothing twice
