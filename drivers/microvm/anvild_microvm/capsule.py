@@ -7,7 +7,7 @@ record is written before each step that cannot be taken back, so that a daemon t
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,7 +29,7 @@ from anvild.sdk import (
 from anvild.sdk.agent import AgentClient, AgentSession
 
 from . import cgroups, starting
-from .disks import EMPTY, create_overlay, new_layer_name
+from .disks import DEPTH_LIMIT, EMPTY, create_overlay, new_layer_name
 from .files import copy_sparse, link, new_sparse, remove_tree
 from .guest import Guest
 from .host import Host
@@ -205,7 +205,7 @@ class Capsule:
         if guest is not None:
             await guest.kill()
         await end_processes(self.folder)
-        await trio.to_thread.run_sync(cgroups.remove, self.record.groups)
+        await trio.to_thread.run_sync(cgroups.remove, self._host.group(self.record.identity), self.record.groups)
 
     def _ended(self, guest: Guest) -> None:
         """QEMU has ended: unasked, unless it has been let go of before."""
@@ -241,6 +241,7 @@ class Capsule:
             if self.record.state == "suspended":
                 return
             refuse_unsaveable(self.record.machine)
+            await self._settle_layers(self.guest)
             async with self._stopped():
                 bare = await self._save(SAVED_STATE, SAVED_DELTA)
                 with trio.CancelScope(shield=True):
@@ -278,8 +279,7 @@ class Capsule:
             )
 
     def _forget_saved(self) -> None:
-        for name in (SAVED_STATE, SAVED_DELTA):
-            (self.folder / name).unlink(missing_ok=True)
+        self._remove_files((SAVED_STATE, SAVED_DELTA))
 
     @asynccontextmanager
     async def _stopped(self) -> AsyncIterator[None]:
@@ -350,29 +350,39 @@ class Capsule:
         """
         async with self._lock:
             refuse_unsaveable(self.record.machine)
-            top = self.record.active
-            fresh = new_layer_name()
-            await create_overlay(self.folder / fresh, top, self.record.disk)
-            self._host.account.give(self.folder / fresh)
-            state, delta = SAVED_STATE, SAVED_DELTA
-            bare = self.record.bare_state
             if self.record.state == "suspended":
+                fresh = await self._fresh_layer()
                 await self._put_layer(fresh)
+                state, delta, bare = SAVED_STATE, SAVED_DELTA, self.record.bare_state
             else:
-                began = trio.current_time()
-                async with self._stopped():
-                    await self.guest.qmp.execute(
-                        "blockdev-snapshot-sync", device=DISK, snapshot_file=fresh, format="qcow2", mode="existing"
-                    )
-                    with trio.CancelScope(shield=True):
-                        await self._put_layer(fresh)
-                    state, delta = COPIED_STATE, COPIED_DELTA
-                    bare = await self._save(state, delta)
-                pause = trio.current_time() - began
-                self._host.log("info", "guest.snapshot", device=self.record.identity, pause=round(pause, 4))
+                state, delta = COPIED_STATE, COPIED_DELTA
+                bare = await self._copy_running(state, delta)
             manifest = self._manifest(name, bare)
             await trio.to_thread.run_sync(self._hand_over, manifest, target, state, delta)
             return manifest
+
+    async def _copy_running(self, state: str, delta: str) -> bool:
+        """Put a fresh layer on the disk and save the guest, all at one moment of its life."""
+        await self._settle_layers(self.guest)
+        fresh = await self._fresh_layer()
+        began = trio.current_time()
+        async with self._stopped():
+            await self.guest.qmp.execute(
+                "blockdev-snapshot-sync", device=DISK, snapshot_file=fresh, format="qcow2", mode="existing"
+            )
+            with trio.CancelScope(shield=True):
+                await self._put_layer(fresh)
+            bare = await self._save(state, delta)
+        pause = round(trio.current_time() - began, 4)
+        self._host.log("info", "guest.snapshot", device=self.record.identity, pause=pause)
+        return bare
+
+    async def _fresh_layer(self) -> str:
+        """Make an empty layer over the disk's top one."""
+        fresh = new_layer_name()
+        await create_overlay(self.folder / fresh, self.record.active, self.record.disk)
+        self._host.account.give(self.folder / fresh)
+        return fresh
 
     async def _put_layer(self, fresh: str) -> None:
         """The top layer becomes one that is never written again, under the fresh one."""
@@ -405,11 +415,36 @@ class Capsule:
         link(self.folder / state, target / STATE)
         if manifest.bare_state:
             link(self.folder / delta, target / DELTA)
-        for name in (COPIED_STATE, COPIED_DELTA):
-            (self.folder / name).unlink(missing_ok=True)
+        self._remove_files((COPIED_STATE, COPIED_DELTA))
 
-    async def limit_depth(self) -> None:
-        """Begin to make the disk's chain flat when it has become deep."""
+    def limit_depth(self) -> None:
+        """Begin to make the disk's chain flat, in the background, when it has become deep."""
+        if self._guest is not None and len(self.record.layers) > DEPTH_LIMIT:
+            self._host.background.start_soon(self._flatten, self._guest)
+
+    async def _flatten(self, guest: Guest) -> None:
+        try:
+            await guest.flatten_disk(self.record.layers[0])
+        except AnvilError as error:
+            self._host.log("info", "guest.not_flattened", device=self.record.identity, reason=error.message)
+            return
+        async with self._lock:
+            if guest is self._guest:
+                await self._settle_layers(guest)
+
+    async def _settle_layers(self, guest: Guest) -> None:
+        """Take over from QEMU which files the disk consists of; files that it has done with are removed."""
+        await guest.stop_flattening()
+        *layers, active = await guest.layers()
+        if (tuple(layers), active) != (self.record.layers, self.record.active):
+            done_with = set(self.record.layers) - set(layers)
+            await self._write(layers=tuple(layers), active=active)
+            await trio.to_thread.run_sync(self._remove_files, done_with)
+            self._host.account.share(*(self.folder / layer for layer in layers))
+
+    def _remove_files(self, names: Iterable[str]) -> None:
+        for name in names:
+            (self.folder / name).unlink(missing_ok=True)
 
     # after a restart of the daemon
 
@@ -433,12 +468,10 @@ class Capsule:
             return Recovery(state=RecoveryState.RUNNING, reason="the guest runs on", device=self.fact)
 
     async def _reconcile(self, guest: Guest) -> None:
-        """Finish what the earlier daemon was doing: the disk's top layer is the one that QEMU has, and a guest that
-        was stopped for a moment goes on."""
-        top = await guest.top_layer()
+        """Finish what the earlier daemon was doing: the disk's layers are those that QEMU has, and a guest that was
+        stopped for a moment goes on."""
         self._guest = guest
-        if top != self.record.active:
-            await self._put_layer(top)
+        await self._settle_layers(guest)
         status = await guest.status()
         if not status.running and self.record.state == "running":
             await guest.qmp.execute("cont")

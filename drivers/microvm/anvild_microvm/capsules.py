@@ -29,6 +29,7 @@ from anvild.sdk import (
 )
 from anvild.sdk.agent import AgentSession
 
+from . import cgroups
 from .capsule import ZERO, Capsule, prepare_folder
 from .disks import new_layer_name
 from .files import remove_tree, scratch
@@ -109,6 +110,7 @@ class Capsules:
         """Remove what an earlier daemon had begun and not ended."""
         for folder in await trio.to_thread.run_sync(self._unfinished):
             await end_processes(folder)
+            await trio.to_thread.run_sync(cgroups.remove, self._host.group(folder.name.lstrip(".")))
             await trio.to_thread.run_sync(remove_tree, folder)
 
     def _unfinished(self) -> list[Path]:
@@ -250,7 +252,7 @@ class Capsules:
             manifest = await capsule.snapshot(work, template)
             await complete(work, manifest, self._host.account)
             made = await self.templates.add(template, work)
-        await capsule.limit_depth()
+        capsule.limit_depth()
         return made
 
     async def _warm(self, image: Path, manifest: Manifest, target: Path) -> Manifest:

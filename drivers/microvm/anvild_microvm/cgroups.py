@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import msgspec
@@ -114,9 +114,12 @@ def enable(base: Path, controller: str) -> None:
         control.write_text(f"+{controller}")
 
 
-def remove(folders: tuple[str, ...]) -> None:
-    """Remove the groups of a process that has ended. A group may be busy for a moment after that."""
-    for folder in folders:
+def remove(name: str, folders: Iterable[str] = (), proc: Path = PROC) -> None:
+    """Remove the groups ``name`` of a process that has ended, and those ``folders`` that it was put into by an earlier
+    daemon, which may have had another place. A group may be busy for a moment after its last process."""
+    own = own_groups(proc)
+    here = (str(base_of(mount, own.get(controller, "/")) / name) for controller, mount in mounts(proc).items())
+    for folder in {*here, *folders}:
         for _ in range(REMOVAL_TRIES):
             try:
                 os.rmdir(folder)  # noqa: PTH106 - a group is removed by rmdir alone, files in it are not real

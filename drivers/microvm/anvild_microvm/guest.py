@@ -17,7 +17,7 @@ from anvild.sdk.agent import AgentClient, connect_agent
 
 from .machine import CONSOLE, DISK
 from .process import Hypervisor
-from .qmp import Qmp, connect_unix
+from .qmp import Qmp, QmpError, connect_unix
 
 __all__ = ["AGENT_SOCKET", "LOG", "MONITOR_SOCKET", "Guest", "GuestIdentity"]
 
@@ -31,6 +31,8 @@ ENTROPY_BYTES = 64
 CONSOLE_BYTES = 4096
 MIGRATION_EVENTS = ({"capability": "events", "state": True},)
 PASSED = "state"
+JOB = "flatten"
+JOB_ENDS = ("BLOCK_JOB_COMPLETED", "BLOCK_JOB_CANCELLED")
 UNLIMITED = 10**12
 
 ENDINGS = {
@@ -49,10 +51,17 @@ class Status(msgspec.Struct, frozen=True):
     running: bool
 
 
-class Medium(msgspec.Struct, frozen=True):
-    """The file behind a block device."""
+class Image(msgspec.Struct, frozen=True):
+    """A file of a disk, with the one below it."""
 
-    file: str
+    filename: str
+    below: Image | None = msgspec.field(name="backing-image", default=None)
+
+
+class Medium(msgspec.Struct, frozen=True):
+    """What is in a block device."""
+
+    image: Image
 
 
 class Block(msgspec.Struct, frozen=True):
@@ -196,12 +205,37 @@ class Guest:
                     raise DriverFault(failure)
         raise DeviceLost(f"{failure}: {await trio.to_thread.run_sync(self.last_words)}")
 
-    async def top_layer(self) -> str:
-        """Return the name of the file that the guest's disk is written to."""
+    async def layers(self) -> list[str]:
+        """Return the names of the files that QEMU has the guest's disk in, the lowest first."""
+        names: list[str] = []
         for block in await self.qmp.query(list[Block], "query-block"):
-            if block.device == DISK and block.inserted is not None:
-                return Path(block.inserted.file).name
-        raise DriverFault("QEMU has no disk")
+            image = block.inserted.image if block.device == DISK and block.inserted is not None else None
+            while image is not None:
+                names.insert(0, Path(image.filename).name)
+                image = image.below
+        return names
+
+    async def flatten_disk(self, base: str) -> None:
+        """Pull all that lies between the lowest layer ``base`` and the top one into the top one, while the guest runs.
+
+        Returns when that is done, was stopped, or has failed: :meth:`layers` tells which.
+        """
+        with self.qmp.listen(*JOB_ENDS) as events:
+            await self.qmp.execute("block-stream", device=DISK, job_id=JOB, base=base)
+            async for event in events:
+                if event.data.get("device") == JOB:
+                    return
+
+    async def stop_flattening(self) -> None:
+        """Have no flattening under way. Cheap when there is none."""
+        with self.qmp.listen(*JOB_ENDS) as events:
+            try:
+                await self.qmp.execute("block-job-cancel", device=JOB)
+            except QmpError:
+                return  # there is none
+            async for event in events:
+                if event.data.get("device") == JOB:
+                    return
 
     async def console(self) -> str:
         """Return the end of what the guest's kernel has said."""

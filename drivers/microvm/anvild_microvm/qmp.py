@@ -87,7 +87,7 @@ class Qmp:
 
     def __init__(self, stream: trio.SocketStream) -> None:
         self._stream = stream
-        self._listeners: dict[trio.MemorySendChannel[Event], str] = {}
+        self._listeners: dict[trio.MemorySendChannel[Event], tuple[str, ...]] = {}
         self._numbers = itertools.count(1)
         self._waiting: dict[int, _Answer] = {}
         self._sending = trio.Lock()
@@ -120,11 +120,11 @@ class Qmp:
             raise refusal if refusal is not None else DeviceLost(f"QEMU was not ready: {self._why}")
 
     @contextmanager
-    def listen(self, name: str) -> Iterator[trio.MemoryReceiveChannel[Event]]:
-        """Receive the events called ``name`` from now on. The channel ends when the connection ends. A listener that
+    def listen(self, *names: str) -> Iterator[trio.MemoryReceiveChannel[Event]]:
+        """Receive the events of these names from now on. The channel ends when the connection ends. A listener that
         does not take its events in time loses the newest."""
         send, receive = trio.open_memory_channel[Event](EVENT_BUFFER)
-        self._listeners[send] = name
+        self._listeners[send] = names
         if self._ended:
             send.close()
         try:
@@ -135,8 +135,8 @@ class Qmp:
             receive.close()
 
     def _tell(self, event: Event) -> None:
-        for channel, name in self._listeners.items():
-            if name == event.event:
+        for channel, names in self._listeners.items():
+            if event.event in names:
                 with suppress(trio.WouldBlock):
                     channel.send_nowait(event)
 
