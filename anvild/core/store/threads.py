@@ -248,8 +248,9 @@ class Writer:
 
     def _fail(self, group: list[Request], error: BaseException) -> None:
         for request in group:
-            # Each caller raises an exception of its own: a shared one would gather the tracebacks of all.
-            own = copy.copy(error) if isinstance(error, AnvilError) else error
+            # Each caller raises an exception of its own: a shared one would gather the tracebacks of all. A job's own
+            # exception has one caller; it is left alone, for not every class can be copied.
+            own = copy.copy(error) if len(group) > 1 and isinstance(error, AnvilError) else error
             request.result = outcome.Error(self._database.translate(own))
 
 
