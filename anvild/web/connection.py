@@ -9,6 +9,7 @@ produces leaves in one write; and a connection that waits for its client has a d
 from __future__ import annotations
 
 import os
+import select
 import socket
 import struct
 from collections.abc import Awaitable, Callable
@@ -36,6 +37,7 @@ log = get_logger("web")
 
 RECEIVE_BYTES = 64 * 1024
 SEND_PIECE = 64 * 1024
+POLL_GONE = select.POLLHUP | select.POLLERR | getattr(select, "POLLRDHUP", 0)
 
 
 class ConnectionLimits(msgspec.Struct, frozen=True, kw_only=True):
@@ -226,6 +228,13 @@ class Connection:
             return os.write(self.stream.socket.fileno(), data)
         except BlockingIOError:
             return 0
+
+    def look(self) -> None:
+        """Drop the connection if the client has left behind what is still unread."""
+        poll = select.poll()
+        poll.register(self.stream.socket.fileno(), POLL_GONE)
+        if poll.poll(0):
+            self._drop()
 
     def _drop(self) -> None:
         self._peer_gone = True

@@ -7,6 +7,7 @@ from math import inf
 from typing import TYPE_CHECKING, cast
 
 import h11
+import trio
 from hypercorn.events import Closed, Event, RawData
 from hypercorn.protocol.events import Body, Data, EndBody, Request, Response, StreamClosed
 from hypercorn.protocol.events import Event as StreamEvent
@@ -102,7 +103,11 @@ class Http1(H11Protocol):
                 return
             if event is h11.PAUSED:
                 await self.can_read.clear()
-                await self.can_read.wait()
+                while not self.can_read.is_set():
+                    with trio.move_on_after(self.link.limits.ping_seconds):
+                        await self.can_read.wait()
+                        break
+                    self.link.look()
             elif self.stream is None or event is h11.NEED_DATA or isinstance(event, h11.ConnectionClosed):
                 return
             elif isinstance(event, h11.Data):

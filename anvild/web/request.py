@@ -192,4 +192,4 @@ class Request:
         Raises TooLarge beyond the operation's limit, RequestTimeout when the client is too slow. The client is held
         back while a chunk is being worked on.
         """
-        return self._reader.chunks()
+        return self._reader

@@ -48,7 +48,7 @@ class WebSocketStream(WSStream):
             stream_id,
         )
         self.link = link
-        self._inbox = Inbox(farewell="websocket.disconnect")
+        self._inbox = Inbox(farewell="websocket.disconnect", look=link.look, heartbeat=link.limits.ping_seconds)
         self._decided = trio.Event()
         self._close_code = int(CloseReason.ABNORMAL_CLOSURE)
 

@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import socket
 import struct
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
+import msgspec
 import pytest
 import trio
 
+from anvild.core.identity import Limits
+from anvild.sdk import ASGIApp, Services
+from anvild.web.api import Api
+from anvild.web.app import root_app
+from anvild.web.errors import ErrorShape
+from anvild.web.metrics import Metrics, Readiness
+from anvild.web.request import Answer, Request
 from anvild.web.server import ConnectionLimits, bind, serve
+from anvild.web.websocket import WebSocket
 
 LIMITS = ConnectionLimits(
     connections=64,
@@ -101,3 +110,108 @@ def _reset() -> Callable[[socket.socket], None]:
 @pytest.fixture
 def limits() -> ConnectionLimits:
     return LIMITS
+
+
+class Form(msgspec.Struct):
+    name: str
+
+
+def _wing(services: Services) -> Api:
+    """A wing with an operation of every kind; nobody needs a credential."""
+    api = Api(name="lab", prefix="/lab", title="Lab", version="1", errors=ErrorShape(), services=services)
+
+    @api.post("/forms", summary="Ordinary.", answers={201: Form}, body=Form)
+    async def form(request: Request) -> Form:
+        found: Form = request.body
+        return found
+
+    async def upload(request: Request) -> dict[str, int]:
+        return {"bytes": sum([len(chunk) async for chunk in request.chunks()])}
+
+    async def pieces() -> AsyncGenerator[bytes]:
+        for _ in range(400):
+            yield b"x" * 262_144
+
+    async def download(_: Request) -> Answer:
+        return Answer(200, aclosing(pieces()))
+
+    async def wait(_: Request) -> Answer:
+        await trio.sleep_forever()
+        return Answer(204)
+
+    async def echo(_: Request, socket: WebSocket) -> None:
+        await socket.accept()
+        async for message in socket:
+            await socket.send(message)
+
+    async def fail(_: Request, socket: WebSocket) -> None:
+        await socket.accept()
+        raise ZeroDivisionError
+
+    async def flood(_: Request, socket: WebSocket) -> None:
+        await socket.accept()
+        while True:
+            await socket.send(b"x" * 65_536)
+
+    async def never(_: Request, socket: WebSocket) -> None:
+        await trio.sleep_forever()
+
+    api.raw("PUT", "/upload", upload, summary="Big in.", answers={200: dict}, max_body=64 * 2**20)
+    api.raw("GET", "/download", download, summary="Big out.", answers={200: bytes})
+    api.raw("GET", "/wait", wait, summary="Without end.", answers={204: None})
+    api.raw("POST", "/wait", wait, summary="Without end, its body unread.", answers={204: None})
+    for name, handler in (("echo", echo), ("fail", fail), ("flood", flood), ("never", never)):
+        api.websocket(f"/{name}", handler, summary=name)
+    return api
+
+
+@pytest.fixture
+async def wing_app() -> ASGIApp:
+    """The root application with one wing."""
+    services = Services()
+    services.add(Limits, Limits({"default": "1000000/minute"}))
+    services.add(Metrics, Metrics())
+    services.add(Readiness, Readiness())
+    return root_app([_wing(services).mount()], services)
+
+
+Case = Sequence[bytes]
+
+
+async def _healthy(server: Served) -> None:
+    """Ask whether the server lives. What was sent to it before has been read by it then."""
+    for _ in range(2):
+        with trio.fail_after(5):
+            stream = await trio.open_tcp_stream(*server.address)
+            async with stream:
+                await stream.send_all(b"GET /healthz HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n")
+                assert (await stream.receive_some()).startswith(b"HTTP/1.1 200")
+
+
+@pytest.fixture
+def attack(wing_app: ASGIApp) -> Callable[[Case, bool], Awaitable[None]]:
+    """Send the pieces of a case to a server, end the connection, and check that the server is as it was before."""
+
+    async def run(case: Case, by_reset: bool) -> None:
+        async with serving(wing_app) as server:
+            await _healthy(server)
+            before = trio.lowlevel.current_statistics().tasks_living
+            stream = await trio.open_tcp_stream(*server.address)
+            try:
+                for piece in case:
+                    with trio.move_on_after(0.2):  # the server may hold its client back
+                        await stream.send_all(piece)
+                    await _healthy(server)
+            except trio.BrokenResourceError:
+                pass  # the server has ended it; that is its right
+            if by_reset:
+                stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            await stream.aclose()
+            await _healthy(server)
+            with trio.fail_after(5):
+                while trio.lowlevel.current_statistics().tasks_living > before:  # noqa: ASYNC110
+                    await trio.sleep(0.01)
+            server.shutdown.set()
+        # The server has ended: a connection that outlived its client would have been waited for.
+
+    return run
