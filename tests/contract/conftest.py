@@ -11,6 +11,10 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator, FormatChecker
 
+from tests.support.wing import served_wing, wing
+
+__all__ = ["served_wing", "wing"]
+
 Document = dict[str, Any]
 
 CONTRACT = Path(__file__).parent / "device-testing.openapi.json"

@@ -301,8 +301,8 @@ async def test_a_person_by_session_and_csrf(wing: Wing, check_answer: Check) -> 
     await person("GET", "/runs", 401)
 
 
-async def test_the_limit_of_handshakes(tmp_path: Any, served: Any) -> None:
-    async with served(tmp_path / "data", drivers={}, limits={"handshake": "2/minute"}) as wing:
+async def test_the_limit_of_handshakes(tmp_path: Any, served_wing: Any) -> None:
+    async with served_wing(tmp_path / "data", drivers={}, limits={"handshake": "2/minute"}) as wing:
         client = wing.client()
         statuses = [(await client.post("/auth/device/rotate")).status_code for _ in range(3)]
         assert statuses == [401, 401, 429]

@@ -1,6 +1,7 @@
 """The device-testing wing, served whole on loopback: the real store, identity, engine and web, and a real driver.
 
-``wing`` is a lab with one team, its first user and their key; devices are namespace sandboxes, made to order.
+``wing`` is a lab with one team, its first user and their key; devices are namespace sandboxes, made to order. The
+conftest of a folder that needs these fixtures imports them.
 """
 
 from __future__ import annotations
@@ -160,8 +161,9 @@ async def served(
             nursery.cancel_scope.cancel()
 
 
-@pytest.fixture(name="served")
-def _served() -> Callable[..., Any]:
+@pytest.fixture
+def served_wing() -> Callable[..., Any]:
+    """Serve wings of one's own."""
     return served
 
 
