@@ -65,6 +65,7 @@ class Identity:
         self._events = events
         self._cache = CredentialCache()
         self._last_use = LastUse(store)
+        self._keys_changed = trio.Event()
         self.box = box
         self.limits = limits
         self.signing_keys = SigningKeys(store, box)
@@ -131,6 +132,7 @@ class Identity:
                 nursery.start_soon(self._last_use.run)
                 nursery.start_soon(self.idempotency.run)
                 nursery.start_soon(self._maintain)
+                nursery.start_soon(self._reload_keys)
                 task_status.started()
         finally:
             end()
@@ -145,7 +147,19 @@ class Identity:
                 log.warning("identity_not_maintained", reason=error.message)
             await trio.sleep(_MAINTENANCE)
 
+    async def _reload_keys(self) -> None:
+        """Read the signing keys again when another daemon has replaced one."""
+        while True:
+            await self._keys_changed.wait()
+            self._keys_changed = trio.Event()
+            try:
+                await self.signing_keys.refresh()
+            except AnvilError as error:
+                log.warning("signing_keys_not_read", reason=error.message)
+
     def _heed(self, events: Sequence[Event]) -> None:
         tags = {f"{event.subject_type}:{event.subject_id}" for event in events if event.subject_type in _WATCHED}
         if tags:
             self._cache.invalidate(*tags)
+        if any(event.subject_type == "signing_key" for event in events):
+            self._keys_changed.set()

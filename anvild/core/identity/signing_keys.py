@@ -87,8 +87,8 @@ class SigningKeys:
         """Read the keys, and make what is missing. Raises SecretBoxError when they were sealed with another key."""
         await self.refresh()
         for purpose in _KINDS:
-            if not any(key.purpose == purpose and key.retired_at is None for key in self._keys.values()):
-                await self._make(purpose, only_if_missing=True)
+            if self._current(purpose) is None:
+                await self._replace(purpose, None)
 
     async def refresh(self) -> None:
         """Read the keys again: another daemon has made or retired one."""
@@ -105,6 +105,7 @@ class SigningKeys:
         which is also the longest."""
         kind = _KINDS[purpose]
         key = self._current(purpose)
+        assert key is not None, "the signing keys are not open"
         now = utcnow().replace(microsecond=0)
         expires_at = now + min(lifetime or kind.lifetime, kind.lifetime)
         body = {**claims, "iss": ISSUER, "iat": now, "exp": expires_at}
@@ -140,14 +141,14 @@ class SigningKeys:
 
     async def rotate(self, purpose: Purpose, *, by: Principal = SYSTEM) -> None:
         """Retire the present key of a purpose and make a new one."""
-        await self._make(purpose, by=by)
+        await self._replace(purpose, self._current(purpose), by=by)
 
     async def maintain(self) -> None:
         """Replace keys that are older than 90 days, and delete those whose last token has ended."""
         now = utcnow()
         for key in list(self._keys.values()):
             if key.retired_at is None and key.created_at < now - _MAX_AGE:
-                await self._make(key.purpose)
+                await self._replace(key.purpose, key)
         await self._store.write(
             lambda connection: connection.execute(delete(signing_keys).where(signing_keys.c.expires_at < now))
         )
@@ -158,46 +159,45 @@ class SigningKeys:
             await self.refresh()
         return self._keys.get(kid)
 
-    def _current(self, purpose: Purpose) -> _Key:
-        return next(key for key in reversed(self._keys.values()) if key.purpose == purpose and key.retired_at is None)
+    def _current(self, purpose: Purpose) -> _Key | None:
+        return next((key for key in self._keys.values() if key.purpose == purpose and key.retired_at is None), None)
 
-    async def _make(self, purpose: Purpose, *, by: Principal = SYSTEM, only_if_missing: bool = False) -> None:
+    async def _replace(self, purpose: Purpose, old: _Key | None, *, by: Principal = SYSTEM) -> None:
+        """Make a key in place of the old one, unless another daemon was faster."""
         kind = _KINDS[purpose]
         kid, secret, jwk = await trio.to_thread.run_sync(_generated, kind.algorithm)
         sealed = self._box.seal(secret, _SEALED_AS)
+        replaces = None if old is None else old.kid
 
         def job(connection: Connection) -> None:
             now = utcnow()
             mine = (signing_keys.c.purpose == purpose, signing_keys.c.retired_at.is_(None))
-            if only_if_missing and connection.execute(select(signing_keys.c.kid).where(*mine)).first() is not None:
+            present = connection.execute(select(signing_keys.c.kid).where(*mine)).scalar_one_or_none()
+            if present != replaces:
                 return
             expires_at = now + kind.lifetime + _MARGIN
-            retired = connection.execute(
-                update(signing_keys)
-                .where(*mine)
-                .values(retired_at=now, expires_at=expires_at)
-                .returning(signing_keys.c.kid)
-            ).all()
+            connection.execute(update(signing_keys).where(*mine).values(retired_at=now, expires_at=expires_at))
             connection.execute(
                 insert(signing_keys).values(
                     kid=kid, purpose=purpose, algorithm=kind.algorithm, sealed=sealed, jwk=jwk, created_at=now
                 )
             )
-            subject = ("signing_key", kid)
-            replaced = [row.kid for row in retired]
-            note(
-                connection, "signing_key.created", subject, None, by.actor, NOWHERE, purpose=purpose, replaced=replaced
-            )
+            data = {"purpose": purpose, "replaces": replaces}
+            note(connection, "signing_key.created", ("signing_key", kid), None, by.actor, NOWHERE, **data)
 
         await self._store.write(job)
         await self.refresh()
 
     def _opened(self, row: Any) -> _Key:
+        known = self._keys.get(row.kid)
+        if known is not None:
+            return msgspec.structs.replace(known, retired_at=row.retired_at)
         secret = self._box.open(row.sealed, _SEALED_AS)
         signing: RSAPrivateKey | bytes = secret
         verifying: Any = secret
         if row.algorithm == "RS256":
-            loaded = serialization.load_der_private_key(secret, password=None)
+            loaded = serialization.load_der_private_key(secret, None, unsafe_skip_rsa_key_validation=True)
+            # The box has shown that it is as we made it, so there is no need to check the arithmetic.
             assert isinstance(loaded, RSAPrivateKey)
             signing, verifying = loaded, loaded.public_key()
         return _Key(row.kid, row.purpose, row.algorithm, row.jwk, row.created_at, row.retired_at, signing, verifying)
