@@ -2,6 +2,6 @@
 
 from anvild.core.events.filter import ALL, EventFilter
 from anvild.core.events.follower import Follower, SlowReader
-from anvild.core.events.log import EventLog, append
+from anvild.core.events.log import EventLog, EventLogStatistics, append
 
-__all__ = ["ALL", "EventFilter", "EventLog", "Follower", "SlowReader", "append"]
+__all__ = ["ALL", "EventFilter", "EventLog", "EventLogStatistics", "Follower", "SlowReader", "append"]

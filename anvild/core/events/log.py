@@ -21,7 +21,7 @@ from anvild.core.events.tables import events
 from anvild.core.store import Store, announce
 from anvild.sdk import Event, Unavailable
 
-__all__ = ["EventLog", "append"]
+__all__ = ["EventLog", "EventLogStatistics", "append"]
 
 _log = logging.getLogger(__name__)
 
@@ -69,6 +69,17 @@ def append(
     return event_id
 
 
+class EventLogStatistics(msgspec.Struct, frozen=True, kw_only=True):
+    """What the live tail has done since it was started."""
+
+    last_id: int
+    followers: int
+    delivered: int
+    """Events that the tail has passed, whoever wrote them."""
+    caught_up: int
+    """How often the log had to be read because an event came from elsewhere or ids were skipped."""
+
+
 class EventLog:
     """Reading and following the log.
 
@@ -93,6 +104,8 @@ class EventLog:
         self._followers: dict[EventFilter, list[Follower]] = {}
         self._reading = True  # whether the log is being read up to its end; then what is announced is found by that
         self._wake = trio.Event()
+        self._delivered = 0
+        self._caught_up = 0
 
     async def read(
         self,
@@ -166,6 +179,13 @@ class EventLog:
         finally:
             end()
 
+    def statistics(self) -> EventLogStatistics:
+        """Return the counters as they are now."""
+        followers = sum(len(group) for group in self._followers.values())
+        return EventLogStatistics(
+            last_id=self.last_id, followers=followers, delivered=self._delivered, caught_up=self._caught_up
+        )
+
     async def trim(self) -> int:
         """Remove the events that are older than they are kept, in slices, and return how many they were."""
         removed = position = 0
@@ -220,6 +240,7 @@ class EventLog:
             try:
                 while page := await self.read(after=self.last_id):
                     self._deliver(page)
+                    self._caught_up += 1
             except (Unavailable, StorageFull) as error:
                 _log.warning("the event log cannot be read, next attempt in %s s: %s", _SWEEP_SECONDS, error)
                 continue
@@ -240,6 +261,7 @@ class EventLog:
 
     def _deliver(self, fresh: Sequence[Event]) -> None:
         self.last_id = fresh[-1].id
+        self._delivered += len(fresh)
         for callback in tuple(self._callbacks):
             try:
                 callback(fresh)

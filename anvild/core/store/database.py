@@ -92,8 +92,11 @@ class Sqlite(Database):
 
     def create_file(self) -> None:
         """Make the file and its directory, readable by their owner alone; SQLite gives its side files the same mode."""
-        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        try:
+            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        except OSError as error:
+            raise StoreError(f"{self.path} cannot be opened for writing: {error.strerror}") from error
 
     @staticmethod
     def suspend_foreign_keys(connection: Connection) -> None:
@@ -134,6 +137,8 @@ class Sqlite(Database):
             if shutil.disk_usage(self.path.parent).free < _FULL_BELOW:
                 return StorageFull(f"the disk that holds {self.path} is full")
             return Unavailable(f"{self.path} cannot be read or written: {error.orig}")
+        if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM):
+            return StoreError(f"{self.path} cannot be written by this user, and never by a job of Store.read")
         if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
             return StoreError(f"{self.path} is damaged ({error.orig}); restore a backup")
         return None

@@ -181,7 +181,9 @@ class Store:
 
 def announce(connection: Connection, item: object) -> None:
     """Inside a write job: have ``item`` handed to the listeners of ``Store.on_announced`` after the commit."""
-    announced: list[object] = connection.info[ANNOUNCED]
+    announced: list[object] | None = connection.info.get(ANNOUNCED)
+    if announced is None:
+        raise RuntimeError("what is announced belongs to a job of Store.write; this connection is not the writer's")
     announced.append(item)
 
 

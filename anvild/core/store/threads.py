@@ -17,7 +17,7 @@ from typing import Any
 import outcome
 import trio
 from sqlalchemy import Connection
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from anvild.core.store.database import Database
 from anvild.core.store.errors import StoreError
@@ -241,7 +241,7 @@ class Writer:
     def _undo(self, connection: Connection, error: BaseException) -> None:
         """End the transaction without effect, and the connection too where it cannot even do that."""
         if not _lost(error):
-            with suppress(DBAPIError):
+            with suppress(SQLAlchemyError):
                 connection.rollback()
                 return
         self._link.drop()

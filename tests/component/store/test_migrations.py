@@ -110,8 +110,8 @@ def test_several_daemons_may_migrate_at_once(empty_store_url: str) -> None:
         "import sys; from anvild.core.store.database import database_at; from anvild.core.store.migrate import migrate;"
         "migrate(database_at(sys.argv[1]))"
     )
-    started = [subprocess.Popen([sys.executable, "-c", program, empty_store_url]) for _ in range(3)]
-    assert [process.wait() for process in started] == [0, 0, 0]
+    started = [subprocess.Popen([sys.executable, "-c", program, empty_store_url]) for _ in range(2)]
+    assert [process.wait() for process in started] == [0, 0]
     assert set(schema(database_at(empty_store_url).reader)) == set(metadata.tables)
 
 

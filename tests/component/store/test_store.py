@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
 
 import pytest
 import trio
@@ -13,7 +14,7 @@ from sqlalchemy import Column, Connection, Integer, MetaData, Table, Text, inser
 from sqlalchemy.exc import DBAPIError, IntegrityError, StatementError
 
 from anvild.core.ids import new_id
-from anvild.core.store import Id, Json, Store, StoreError, Timestamp, open_store
+from anvild.core.store import Id, Json, Store, StoreError, Timestamp, announce, open_store
 from anvild.sdk import NotFound
 
 things = Table(
@@ -104,7 +105,7 @@ async def test_a_datetime_without_zone_is_refused(things_store: Store) -> None:
 
 
 async def test_a_reader_cannot_write(things_store: Store) -> None:
-    with pytest.raises(DBAPIError):
+    with pytest.raises((DBAPIError, StoreError)):
         await things_store.read(put(1))
     await things_store.write(put(2))
     assert await things_store.read(numbers) == [2]
@@ -246,7 +247,7 @@ async def test_closing_finishes_what_is_queued_and_refuses_more(store_url: str) 
         assert await again.read(numbers) == [0, 1, 2, 3, 4]
 
 
-async def test_a_full_queue_holds_its_writers_back(things_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_full_queue_holds_its_writers_back(things_store: Store) -> None:
     gate = Gate()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(things_store.write, gate.job)
@@ -257,6 +258,18 @@ async def test_a_full_queue_holds_its_writers_back(things_store: Store, monkeypa
         assert things_store.statistics().writes_waiting < 4096
         gate.open()
     assert len(await things_store.read(numbers)) == 5000
+
+
+async def test_only_a_write_job_announces(things_store: Store) -> None:
+    with pytest.raises(RuntimeError, match=r"Store\.write"):
+        await things_store.read(lambda connection: announce(connection, "x"))
+
+
+async def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StoreError, match="cannot be opened"):
+        async with open_store(f"sqlite:///{tmp_path}/file/anvild.sqlite"):
+            pytest.fail("it was opened")
 
 
 @pytest.mark.parametrize("url", ["mysql://localhost/x", "nonsense", "sqlite://"])

@@ -35,6 +35,7 @@ def postgresql_error(state: str, *, lost: bool = False) -> DBAPIError:
         (sqlite3.SQLITE_IOERR_WRITE, Unavailable),
         (sqlite3.SQLITE_CORRUPT, StoreError),
         (sqlite3.SQLITE_NOTADB, StoreError),
+        (sqlite3.SQLITE_READONLY, StoreError),
         (sqlite3.SQLITE_CONSTRAINT, OperationalError),
     ],
 )
