@@ -35,10 +35,11 @@ class Daemon:
     process: subprocess.Popen[bytes] | None = None
     url: str = ""
     keys: dict[str, str] = field(default_factory=dict)
+    log_path: Path | None = None
 
     @property
     def log(self) -> Path:
-        return self.data_dir.with_name(self.data_dir.name + ".log")
+        return self.log_path or self.data_dir.with_name(self.data_dir.name + ".log")
 
     def command(self, *args: str) -> list[str]:
         return [str(BIN / "anvild"), *args]
