@@ -231,7 +231,7 @@ def _resume(conn: Connection, run_id: str, by: Actor) -> None:
     row = run_row(conn, run_id)
     if row.state == RunState.RUNNING and row.pausing:
         conn.execute(update(runs).where(runs.c.number == row.number).values(pausing=False, version=row.version + 1))
-        note(conn, row, "resumed", by=by, audit=True)
+        note(conn, row, "resumed", by=by, audit=True, data={"state": str(RunState.RUNNING)})
         return
     if row.state != RunState.PAUSED:
         raise Conflict(f"the run {row.number} is {row.state}: only a paused run can be resumed")
@@ -244,10 +244,8 @@ def _resume(conn: Connection, run_id: str, by: Actor) -> None:
             attempts.c.verdict.is_(None),
         )
     ).scalar()
-    if holds is None:
-        move(conn, row, RunState.QUEUED, what="resumed", by=by, audit=True)
-    else:
-        move(conn, row, RunState.RUNNING, what="resumed", by=by, audit=True)
+    state = RunState.QUEUED if holds is None else RunState.RUNNING
+    move(conn, row, state, what="resumed", by=by, audit=True, data={"state": str(state)})
 
 
 def _check_device(conn: Connection, device_id: str, team_id: str) -> None:
