@@ -12,6 +12,9 @@ from anvild.sdk import Unavailable
 __all__ = ["Source", "host_codename", "host_sources", "read_one_line", "read_stanzas"]
 
 ETC_APT = Path("/etc/apt")
+OPTIONS = {"signed-by": "Signed-By", "trusted": "Trusted", "arch": "Architectures"}
+"""The options that matter, as the classic form names them and as deb822 does."""
+
 OS_RELEASE = Path("/etc/os-release")
 
 
@@ -76,7 +79,10 @@ def read_one_line(lines: Iterable[str]) -> Iterator[Source]:
         if rest and rest[0].startswith("["):
             end = next((i for i, word in enumerate(rest) if word.endswith("]")), len(rest) - 1)
             pairs = " ".join(rest[: end + 1]).strip("[] ").split()
-            options = {key.title(): value for key, _, value in (pair.partition("=") for pair in pairs)}
+            named = (pair.partition("=") for pair in pairs)
+            options = {
+                OPTIONS[key.lower()]: value.replace(",", " ") for key, _, value in named if key.lower() in OPTIONS
+            }
             rest = rest[end + 1 :]
         if len(rest) >= 2:
             yield Source(uris=(rest[0],), suites=(rest[1],), components=tuple(rest[2:]), options=options)
@@ -91,7 +97,7 @@ def read_stanzas(text: str) -> Iterator[Source]:
             if line.startswith("#") or not line.strip():
                 continue
             if line[0] in " \t":
-                fields[key] = f"{fields.get(key, '')}\n{line}".strip("\n")
+                fields[key] = f"{fields.get(key, '')}\n{line}"
             else:
                 key, _, value = line.partition(":")
                 key = key.strip().title()
@@ -101,5 +107,5 @@ def read_stanzas(text: str) -> Iterator[Source]:
                 uris=tuple(fields.get("Uris", "").split()),
                 suites=tuple(fields.get("Suites", "").split()),
                 components=tuple(fields.get("Components", "").split()),
-                options={k: v for k, v in fields.items() if k in ("Signed-By", "Trusted", "Architectures")},
+                options={k: v for k, v in fields.items() if k in OPTIONS.values()},
             )

@@ -1,0 +1,266 @@
+# ruff: noqa: ASYNC220, ASYNC240 - a test may touch small files while nothing else waits for its loop
+"""What the driver does with its host: accelerator, processes, control groups, files."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import trio
+
+from anvild.sdk import Unavailable
+from anvild_microvm import accelerator, cgroups
+from anvild_microvm.accelerator import Probe, choose_accelerator, judge, obstacle
+from anvild_microvm.cgroups import Limits
+from anvild_microvm.files import allocated, copy_sparse, link, new_sparse, remove_tree, scratch, write_atomic
+from anvild_microvm.process import (
+    Account,
+    Hypervisor,
+    ProcessIdentity,
+    end_processes,
+    guest_account,
+    listening_socket,
+    processes_in,
+)
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="guests run on Linux hosts")
+
+OWN = Account("me", os.geteuid(), os.getegid(), True)
+
+
+# the accelerator
+
+
+@pytest.mark.parametrize(
+    ("probe", "words"),
+    [
+        (Probe(0.8, None), None),
+        (Probe(19.9, None), None),
+        (Probe(300.0, None), "15× too slowly"),
+        (Probe(0.1, "it gave a wrong result"), "wrong result"),
+        (None, "did not finish the probe within 2 s"),
+    ],
+)
+def test_the_probe_is_judged_by_speed_and_result(probe: Probe | None, words: str | None) -> None:
+    verdict = judge(probe)
+    assert verdict is None if words is None else words in (verdict or "")
+
+
+def test_cheap_signs_spare_the_probe(tmp_path: Path) -> None:
+    kvm, cpuinfo = tmp_path / "kvm", tmp_path / "cpuinfo"
+    assert obstacle(kvm, cpuinfo) == "the host has no /dev/kvm"
+    kvm.touch()
+    cpuinfo.write_text("flags\t\t: fpu sse2\n")
+    assert "neither vmx nor svm" in (obstacle(kvm, cpuinfo) or "")
+    cpuinfo.write_text("flags\t\t: fpu vmx sse2\n")
+    assert obstacle(kvm, cpuinfo) is None
+
+
+@pytest.fixture
+def probe_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    program = tmp_path / "probe.py"
+    monkeypatch.setattr(accelerator, "PROBE", program)
+    monkeypatch.setattr(accelerator, "obstacle", lambda: None)
+    return program
+
+
+async def test_a_probe_that_passes_gives_kvm(probe_program: Path) -> None:
+    probe_program.write_text('print(\'{"milliseconds": 0.9, "fault": null}\')')
+    assert (await choose_accelerator("auto")).name == "kvm"
+
+
+@pytest.mark.parametrize(
+    ("program", "words"),
+    [
+        ('print(\'{"milliseconds": 400.0, "fault": null}\')', "20× too slowly"),
+        ("print('no json')", "fails the probe"),
+        ("import os; os.abort()", "fails the probe"),
+    ],
+)
+async def test_a_probe_that_fails_gives_emulation_and_never_kvm(probe_program: Path, program: str, words: str) -> None:
+    probe_program.write_text(program)
+    chosen = await choose_accelerator("auto")
+    assert chosen.name == "tcg"
+    assert words in chosen.reason
+    forced = await choose_accelerator("kvm")
+    assert not forced.wanted, "the setting cannot force a guest onto a bad KVM"
+
+
+async def test_a_probe_that_hangs_is_ended(
+    probe_program: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(accelerator, "PROBE_SECONDS", 0.3)
+    note = tmp_path / "pid"
+    probe_program.write_text(f"import os,time\nopen({str(note)!r},'w').write(str(os.getpid()))\ntime.sleep(60)")
+    chosen = await choose_accelerator("auto")
+    assert "did not finish" in chosen.reason
+    if note.exists():
+        assert ProcessIdentity.of(int(note.read_text())) is None
+
+
+@pytest.mark.skipif(not os.access("/dev/kvm", os.R_OK | os.W_OK), reason="this host has no /dev/kvm")
+async def test_the_real_probe_comes_to_a_verdict() -> None:
+    probe = await accelerator.run_probe()
+    assert probe is None or probe.fault is not None or probe.milliseconds > 0
+
+
+# processes
+
+
+async def test_a_process_is_known_again_and_ended(tmp_path: Path) -> None:
+    hypervisor = Hypervisor.spawn(["sleep", "60"], folder=tmp_path, account=OWN, inherit=(), log=tmp_path / "log")
+    assert processes_in(tmp_path) == [hypervisor.identity]
+    again = Hypervisor.adopt(hypervisor.identity)
+    assert again is not None
+    assert Hypervisor.adopt(ProcessIdentity(hypervisor.pid, hypervisor.identity.started + 1)) is None, "another one"
+    await again.kill()
+    again.close()
+    assert Hypervisor.adopt(hypervisor.identity) is None
+    hypervisor.close()
+    hypervisor.close()
+
+
+async def test_whatever_stands_in_a_folder_is_ended(tmp_path: Path) -> None:
+    one = Hypervisor.spawn(["sleep", "60"], folder=tmp_path, account=OWN, inherit=(), log=tmp_path / "log")
+    one.close()
+    await end_processes(tmp_path)
+    assert processes_in(tmp_path) == []
+
+
+async def test_its_own_end_is_noticed(tmp_path: Path) -> None:
+    one = Hypervisor.spawn(["true"], folder=tmp_path, account=OWN, inherit=(), log=tmp_path / "log")
+    with trio.fail_after(10):
+        await one.wait()
+    one.close()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may start a process as another user")
+async def test_root_starts_guests_as_somebody_else(tmp_path: Path) -> None:
+    account = guest_account(None)
+    assert account.uid != 0
+    one = Hypervisor.spawn(["sleep", "60"], folder=tmp_path, account=account, inherit=(), log=tmp_path / "log")
+    status = Path(f"/proc/{one.pid}/status").read_text()
+    assert f"Uid:\t{account.uid}\t{account.uid}" in status
+    assert "Groups:\t \n" in status or "Groups:\t\n" in status
+    await one.kill()
+    one.close()
+
+
+def test_a_user_that_is_not_there_is_named() -> None:
+    with pytest.raises(Unavailable, match="no-such-user"):
+        guest_account("no-such-user")
+
+
+def test_a_socket_with_a_long_path_listens_for_its_owner_alone(tmp_path: Path) -> None:
+    path = tmp_path / ("y" * 90) / "agent.sock"
+    path.parent.mkdir()
+    with listening_socket(path):
+        assert path.stat().st_mode & 0o777 == 0o600
+
+
+# control groups
+
+
+def layout(tmp_path: Path, mounts: str, own: str) -> Path:
+    proc = tmp_path / "proc"
+    (proc / "self").mkdir(parents=True)
+    (proc / "self" / "mounts").write_text(mounts)
+    (proc / "self" / "cgroup").write_text(own)
+    return proc
+
+
+def test_limits_in_the_split_layout(tmp_path: Path) -> None:
+    mounts = "".join(f"cgroup {tmp_path}/{name} cgroup rw,{name} 0 0\n" for name in ("memory", "cpu", "pids"))
+    proc = layout(tmp_path, mounts, "4:memory:/lab\n3:cpu:/\n2:pids:/\n")
+    for base in ("memory/lab", "cpu", "pids"):
+        (tmp_path / base).mkdir(parents=True)
+    placed = cgroups.place(42, "guest", Limits(memory=2**28, processors=1.5), proc)
+    assert placed.missing == ()
+    assert (tmp_path / "memory/lab/guest/memory.limit_in_bytes").read_text() == str(2**28)
+    assert (tmp_path / "cpu/guest/cpu.cfs_quota_us").read_text() == "150000"
+    assert (tmp_path / "pids/guest/cgroup.procs").read_text() == "42"
+
+
+def test_limits_in_the_unified_layout_beside_the_daemon_s_leaf(tmp_path: Path) -> None:
+    proc = layout(tmp_path, f"cgroup2 {tmp_path}/all cgroup2 rw 0 0\n", "0::/lab.service/daemon\n")
+    service = tmp_path / "all" / "lab.service"
+    (service / "daemon").mkdir(parents=True)
+    (service / "cgroup.subtree_control").write_text("memory pids cpu\n")
+    placed = cgroups.place(42, "guest", Limits(memory=2**28, processors=2), proc)
+    assert placed.folders == (str(service / "guest"),)
+    assert (service / "guest" / "memory.max").read_text() == str(2**28)
+    assert (service / "guest" / "cpu.max").read_text() == "200000 100000"
+
+
+def test_a_limit_that_cannot_be_set_is_told(tmp_path: Path) -> None:
+    proc = layout(tmp_path, f"cgroup {tmp_path}/memory cgroup rw,memory 0 0\n", "4:memory:/\n")
+    placed = cgroups.place(42, "guest", Limits(memory=2**28, processors=2), proc)
+    assert placed.folders == ()
+    assert placed.missing[0].startswith("memory: No such file")
+    assert "cpu: the host has no such controller" in placed.missing
+
+
+async def test_a_real_process_is_put_into_real_groups_and_they_vanish() -> None:
+    with subprocess.Popen(["sleep", "60"]) as child:
+        name = f"anvild-test-{os.getpid()}"
+        placed = cgroups.place(child.pid, name, Limits(memory=2**26, processors=0.5, threads=16))
+        try:
+            if not placed.folders:
+                pytest.skip(f"no control group can be made here: {'; '.join(placed.missing)}")
+            for folder in placed.folders:
+                assert str(child.pid) in (Path(folder) / "cgroup.procs").read_text().split()
+        finally:
+            child.kill()
+            child.wait()
+            cgroups.remove(name, placed.folders)
+    assert not any(Path(folder).exists() for folder in placed.folders)
+
+
+# files
+
+
+def test_holes_stay_holes(tmp_path: Path) -> None:
+    source, target = tmp_path / "source", tmp_path / "target"
+    new_sparse(source, 64 * 2**20)
+    with source.open("r+b") as file:
+        for offset in (0, 10 * 2**20, 64 * 2**20 - 4096):
+            file.seek(offset)
+            file.write(os.urandom(4096))
+    copy_sparse(source, target)
+    assert target.read_bytes() == source.read_bytes()
+    assert allocated(target) <= allocated(source) + 2**20
+
+
+def test_a_link_replaces_and_counts(tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    one.write_text("new")
+    two.write_text("old")
+    link(one, two)
+    assert two.samefile(one)
+
+
+def test_an_atomic_write_leaves_the_old_content_when_it_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "file"
+    write_atomic(path, b"old")
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        write_atomic(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
+
+
+async def test_a_scratch_folder_vanishes_even_when_cancelled(tmp_path: Path) -> None:
+    with trio.CancelScope() as scope:
+        async with scratch(tmp_path) as work:
+            (work / "file").touch()
+            scope.cancel()
+            await trio.sleep_forever()
+    assert list(tmp_path.iterdir()) == []
+    remove_tree(tmp_path / "missing")
