@@ -163,11 +163,17 @@ class Hands:
     async def _driver_with(self, template: str) -> str:
         """Return the first driver, by name, that makes devices from this template."""
         known: list[str] = []
+        away: list[str] = []
         for info in self._engine.drivers():
-            if info.slots and info.health in USABLE:
+            if info.health not in USABLE:
+                away.append(f"{info.name} ({info.reason})")
+            elif info.slots:
                 hosted = self._engine.driver(info.name)
                 found = await hosted.call("templates", TEMPLATES_SECONDS, hosted.provision.templates)
                 if any(each.name == template for each in found):
                     return info.name
                 known += [f"{each.name} ({info.name})" for each in found]
-        raise NotFound(f"no driver has a template {template!r}; there are: {', '.join(known) or 'none at all'}")
+        message = f"no driver has a template {template!r}; there are: {', '.join(known) or 'none at all'}"
+        if away:
+            raise Unavailable(f"{message}; not ready: {', '.join(away)}")
+        raise NotFound(message)

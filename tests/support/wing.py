@@ -172,3 +172,10 @@ async def wing(tmp_path: Path) -> AsyncIterator[Wing]:
     """The wing with sandboxes as devices."""
     async with served(tmp_path / "data", drivers={"sandbox": SandboxDriver}) as found:
         yield found
+
+
+@pytest.fixture
+async def ready_wing(wing: Wing) -> Wing:
+    """The same, when its driver takes work."""
+    await wing.engine.driver("sandbox").wait_ready()
+    return wing

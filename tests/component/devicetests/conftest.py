@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from tests.support.wing import served_wing, wing
+from tests.support.wing import ready_wing, served_wing, wing
 
-__all__ = ["served_wing", "wing"]
+__all__ = ["ready_wing", "served_wing", "wing"]
