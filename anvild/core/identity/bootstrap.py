@@ -9,12 +9,13 @@ from anvild.core.errors import Unauthenticated
 from anvild.core.store import Store
 
 from .api_keys import insert_api_key, revoke_api_keys
+from .journal import note
 from .passwords import Passwords
 from .secret_texts import KeyStyle, new_api_key
 from .tables import api_keys, users
 from .teams import default_team, insert_membership, insert_team
 from .users import insert_user, normal_email
-from .values import SYSTEM
+from .values import NOWHERE, SYSTEM
 
 __all__ = ["Bootstrapped", "bootstrap"]
 
@@ -81,9 +82,7 @@ def _name(address: str) -> str:
 
 
 def _account(connection: Connection, address: str, password_hash: str) -> str:
-    row = connection.execute(
-        select(users.c.id, users.c.password_hash).where(users.c.email == address, users.c.status != "deleted")
-    ).one_or_none()
+    row = connection.execute(select(users).where(users.c.email == address, users.c.status != "deleted")).one_or_none()
     if row is None:
         user = insert_user(
             connection,
@@ -100,9 +99,10 @@ def _account(connection: Connection, address: str, password_hash: str) -> str:
     if row.password_hash != password_hash:
         raise Unauthenticated(f"the password of {address} has just changed; try again")
     user_id: str = row.id
-    connection.execute(
-        update(users).where(users.c.id == user_id).values(is_admin=True, lab_role="admin", status="active")
-    )
+    if (row.is_admin, row.lab_role, row.status) != (True, "admin", "active"):
+        values = {"is_admin": True, "lab_role": "admin", "status": "active"}
+        connection.execute(update(users).where(users.c.id == user_id).values(values))
+        note(connection, "user.admin_granted", ("user", user_id), None, SYSTEM.actor, NOWHERE)
     return user_id
 
 

@@ -98,6 +98,7 @@ class Sessions:
 
         def job(connection: Connection) -> NewSession:
             _revoke(connection, user_id, session_id)
+            note(connection, "session.revoked", ("session", session_id), None, by.actor, origin, user_id=user_id)
             return self._insert(connection, user_id, team_id, secret, csrf, origin)
 
         new = await self._store.write(job)

@@ -47,6 +47,19 @@ async def test_a_second_call_makes_new_keys_and_ends_the_old_ones(
     assert len(await identity.teams.list()) == 1
 
 
+async def test_an_account_that_lost_its_rights_gets_them_back(
+    identity: Identity, lab: Bootstrapped, admin: Principal, store: Store, passwords: Passwords
+) -> None:
+    bob = await identity.users.create(by=admin, name="Bob", email="bob@lab.example", password=PASSWORD)
+    made = await bootstrap(store, email="bob@lab.example", password=PASSWORD, passwords=passwords)
+    assert made.user_id == bob.id
+    assert made.team_id != lab.team_id
+    now = await identity.users.get(bob.id)
+    assert (now.is_admin, now.lab_role) == (True, "admin")
+    [granted] = (await identity.audit.list(None, kinds=("user.admin_granted",))).events
+    assert granted.subject_id == bob.id
+
+
 async def test_a_wrong_password_changes_nothing(
     identity: Identity, lab: Bootstrapped, store: Store, passwords: Passwords, who: Who
 ) -> None:
