@@ -19,7 +19,7 @@ from anvild.core.logging import get_logger
 from anvild.sdk import AnvilError, Mount, Services
 
 from .body import BodyReader, ClientGone
-from .errors import ErrorShape, InternalError, MethodNotAllowed, NoSuchPath, RequestTimeout
+from .errors import ErrorShape, InternalError, MethodNotAllowed, NoSuchPath, RequestTimeout, UpgradeRequired
 from .exchange import SlowBody
 from .openapi import document
 from .operations import Handler, Match, Operation, Routes, parse_template
@@ -192,7 +192,9 @@ class Api:
         """Declare a WebSocket. Its credential, limit, path and query are checked as those of any operation."""
 
         async def upgrade_required(_: Request) -> Answer:
-            return Answer(426, "this is a WebSocket", headers=(("upgrade", "websocket"),))
+            answer = self.errors.render(UpgradeRequired("this is a WebSocket: ask for an upgrade"))
+            answer.headers += (("upgrade", "websocket"),)
+            return answer
 
         upgrade_required.__name__ = getattr(handler, "__name__", "websocket")
         self.operation("GET", path, raw=True, answers={101: None}, **declaration)(upgrade_required)

@@ -19,7 +19,15 @@ from anvild.sdk import AnvilError
 
 from .request import Answer
 
-__all__ = ["ErrorShape", "InternalError", "MethodNotAllowed", "NoSuchPath", "RequestTimeout", "UnsupportedMediaType"]
+__all__ = [
+    "ErrorShape",
+    "InternalError",
+    "MethodNotAllowed",
+    "NoSuchPath",
+    "RequestTimeout",
+    "UnsupportedMediaType",
+    "UpgradeRequired",
+]
 
 JSON = "application/json"
 PROBLEM = "application/problem+json"
@@ -55,6 +63,13 @@ class UnsupportedMediaType(AnvilError):
 
     code = "unsupported_media_type"
     http = 415
+
+
+class UpgradeRequired(AnvilError):
+    """A plain request came to where a WebSocket is."""
+
+    code = "upgrade_required"
+    http = 426
 
 
 class InternalError(AnvilError):
