@@ -15,7 +15,7 @@ from anvild.core.store import Store
 from anvild.sdk import AnvilError, DeviceLost, DeviceStatus, Unavailable
 
 from .devices import device_event, device_row, fact_of
-from .persist import persist
+from .persist import fetch, persist
 from .tables import devices, leases
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class Chores:
                 self._wake = trio.Event()
                 # A chore that ends while the rows are being read may have made them stale.
                 busy = set(self._busy)
-                rows = await persist(self._store, lambda conn: conn.execute(query).all())
+                rows = await fetch(self._store, lambda conn: conn.execute(query).all())
                 for row in rows:
                     present = row.made_to_order or row.identity in self._hosted.sightings.present
                     if present and row.id not in busy | self._busy:

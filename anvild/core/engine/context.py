@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import trio
 from sqlalchemy import Connection, Row, update
 
 from anvild.core.artifacts import Artifacts
-from anvild.core.store import Store
+from anvild.core.store import Job, Store
 from anvild.sdk import InvalidArgument, RunInfo, Session, Severity, StaleLease
 
 from . import journal
+from .persist import persist
 from .tables import runs
 from .values import RunState
 
 __all__ = ["Context", "Gate"]
 
+T = TypeVar("T")
 Json = Any
 
 MAX_JSON = 64 * 1024
@@ -147,7 +149,7 @@ class Context:
 
         self._gate.stand()
         try:
-            if await self._write_paused(job):
+            if await self._write(job):
                 await self._gate.goes.wait()
         finally:
             self._gate.go()
@@ -160,14 +162,10 @@ class Context:
         journal.check_attempt(conn, self.run.run_id, self.run.attempt, self._incarnation)
         return journal.run_row(conn, self.run.run_id)
 
-    async def _write(self, job: Any) -> None:
+    async def _write(self, job: Job[T]) -> T:
+        """Work waits out a full disk, within its deadline, instead of failing by it."""
         self._check()
-        await self._store.write(job)
-
-    async def _write_paused(self, job: Any) -> bool:
-        self._check()
-        paused: bool = await self._store.write(job)
-        return paused
+        return await persist(self._store, job)
 
     def _check(self) -> None:
         if self._ended:

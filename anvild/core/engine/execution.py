@@ -36,7 +36,7 @@ from .devices import device_row, fact_of
 from .guard import Fences
 from .hosting import HostedDriver
 from .leases import Fate
-from .persist import persist
+from .persist import fetch, persist
 from .states import Ending, ending_of
 from .tenure import Tenure
 from .values import LeaseInfo, RunState
@@ -96,6 +96,7 @@ class Execution:
         self.began = False
         self._context: Context | None = None
         self._tenure: Tenure | None = None
+        self._lost: str | None = None
 
     # ----- what the engine tells it, on the loop
 
@@ -105,6 +106,7 @@ class Execution:
 
     def device_lost(self, reason: str) -> None:
         """The device has gone."""
+        self._lost = reason
         if self._tenure is not None:
             self._tenure.lost = reason
         self._broken(DeviceLost(reason))
@@ -125,8 +127,9 @@ class Execution:
 
     async def run(self) -> None:
         """Execute the attempt to its end. Cancelled only when the daemon stops."""
-        row, fact = await persist(self._store, self._load)
+        row, fact = await fetch(self._store, self._load)
         self._tenure = Tenure(self._hosted, self.lease, fact, store=self._store, fences=self._fences)
+        self._tenure.lost = self._lost
         if row.state not in (RunState.RUNNING, RunState.PAUSED) or row.attempt != self.attempt:
             self.cancelled(row.reason or "the run has ended")
         if row.pausing:

@@ -9,6 +9,7 @@ import trio
 from sqlalchemy import Connection, select
 
 from anvild.core.errors import Conflict
+from anvild.core.ids import new_id
 from anvild.core.store import Store
 from anvild.sdk import (
     AnvilError,
@@ -128,7 +129,7 @@ class Leases:
         return (await self._acquire(device_id, by, duration)).lease
 
     async def make(self, driver: str, request: DeviceRequest, by: Actor, *, duration: float | None) -> Device:
-        """Have a device made and lease it; it is destroyed when the lease ends.
+        """Have a device made, with an identity of the engine's own, and lease it; it is destroyed when the lease ends.
 
         Returns when it takes verbs. Raises ResourceExhausted when the driver has no free slot, and what it raises.
         """
@@ -205,6 +206,8 @@ class Leases:
         if offer.blocked is not None:
             raise Conflict(f"the driver {driver!r} is not ready: {offer.blocked}")
 
+        identity = new_id()
+
         def job(conn: Connection) -> tuple[LeaseInfo, DeviceFact]:
             used = used_slots(conn, supply.host, driver)
             free = [slot for slot in range(offer.slots) if slot not in used]
@@ -215,7 +218,7 @@ class Leases:
                 driver=driver,
                 host=supply.host,
                 slot=free[0],
-                identity=request.identity,
+                identity=identity,
                 name=request.name,
                 holder=Holder(actor=by, team_id=by.team_id, duration=duration),
                 incarnation=supply.incarnation,

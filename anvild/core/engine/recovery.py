@@ -28,7 +28,7 @@ from .execution import Release
 from .guard import Fences
 from .hosting import HostedDriver
 from .leases import Fate, lease_from
-from .persist import persist
+from .persist import fetch, persist
 from .states import DAEMON_RESTART, Ending
 from .tables import attempts, leases
 from .tenure import Tenure
@@ -83,7 +83,7 @@ class Recoverer:
             leases.c.released_at.is_(None),
             leases.c.incarnation != self._incarnation,
         )
-        left = await persist(self._store, lambda conn: [lease_from(row) for row in conn.execute(query)])
+        left = await fetch(self._store, lambda conn: [lease_from(row) for row in conn.execute(query)])
         for lease in left:
             nursery.start_soon(self._settle, lease)
         return len(left)
@@ -95,7 +95,7 @@ class Recoverer:
             await self._end_attempt(lease)
             await self._release(lease, Fate(unclean=True), DAEMON_RESTART)
             return
-        fact = await persist(self._store, lambda conn: fact_of(device_row(conn, lease.device_id)))
+        fact = await fetch(self._store, lambda conn: fact_of(device_row(conn, lease.device_id)))
         tenure = Tenure(hosted, lease, fact, store=self._store, fences=self._fences)
         alive, reason = await self._ask(tenure)
         log.info("recovery", lease=lease.id, run=lease.run_id, alive=alive, reason=reason)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 
 import msgspec
@@ -73,6 +74,9 @@ class Sightings:
         """The driver is gone: nothing is known to be present any more."""
         self.present.clear()
         self._known.clear()
+        with contextlib.suppress(trio.WouldBlock):
+            while True:
+                self._receive.receive_nowait()  # from a watch that has ended
 
     async def wait_present(self, identity: str) -> None:
         """Return when the device with this identity is there."""

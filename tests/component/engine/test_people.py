@@ -123,7 +123,8 @@ async def test_a_device_made_by_hand(lab: Lab, start_engine: StartEngine) -> Non
     await running.after()
     request = DeviceRequest(template="minimal", name="mine", identity="mine-1")
     device = await running.engine.leases.make("fake", request, ALICE, duration=None)
-    assert (device.identity, device.status, device.made_to_order) == ("mine-1", "ready", True)
+    assert (device.name, device.status, device.made_to_order) == ("Fake " + device.identity, "ready", True)
+    assert lab.made == [device.identity]
     other = DeviceRequest(template="minimal", name="mine", identity="mine-2")
     with pytest.raises(ResourceExhausted):
         await running.engine.leases.make("fake", other, ALICE, duration=None)
