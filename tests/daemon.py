@@ -142,6 +142,17 @@ class Daemon:
                 assert time.monotonic() < until, f"run {run_id} is still {found['run']}\n{self.tail()}"
                 time.sleep(0.05)
 
+    def wait_for_driver(self, name: str, timeout: float = 60) -> None:
+        """Wait until a driver can serve: drivers get ready behind the port."""
+        until = time.monotonic() + timeout
+        with self.client() as client:
+            while True:
+                found = {each["name"]: each for each in client.get("/api/v1/drivers").json()["drivers"]}
+                if found[name]["health"] in ("healthy", "degraded"):
+                    return
+                assert time.monotonic() < until, f"{found[name]}\n{self.tail()}"
+                time.sleep(0.05)
+
 
 @pytest.fixture(scope="session")
 def daemon_factory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
