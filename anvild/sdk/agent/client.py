@@ -409,7 +409,9 @@ class AgentClient:
             self.lose(DeviceLost(f"the connection to the guest agent broke: {error}"))
 
     async def flush(self) -> None:
-        """Wait until all that is queued has been handed to the channel."""
+        """Wait until all that is queued has been handed to the channel, and what readers have taken is told."""
+        for stream in self._streams.values():
+            stream.acknowledge(at_once=True)
         while self._out_size and self.error is None:
             await self._written.park()
 

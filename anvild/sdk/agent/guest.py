@@ -55,7 +55,7 @@ KEPT_EXITS = 64
 REQUEST_LIMIT = 1048576
 
 PROCESS_LIMIT = 512
-STREAM_LIMIT = 4096
+STREAM_LIMIT = 1024
 DRAIN_LIMIT = 128
 OUT_HIGH = 262144  # data waits in its stream above this
 OUT_STOP = 1048576  # nothing more is taken from the host above this
@@ -790,7 +790,13 @@ def become(
         stage = b"d"
         os.chdir(folder)
         stage = b"p"
-        os.execvpe(argv[0], argv, env)  # noqa: S606 no shell is wanted here
+        trouble = errno.ENOENT
+        for place in env["PATH"].split(":") if b"/" not in argv[0] else [""]:
+            try:
+                os.execve(os.path.join(os.fsencode(place), argv[0]), argv, env)  # noqa: S606 no shell is wanted here
+            except OSError as error:
+                trouble = trouble if error.errno in (errno.ENOENT, errno.ENOTDIR) else error.errno or trouble
+        os.write(fds[-1], stage + str(trouble).encode())
     except OSError as error:
         os.write(fds[-1], stage + str(error.errno).encode())
     except BaseException:
@@ -1170,6 +1176,8 @@ class Agent:
             peer = self.listener.accept()[0]
         except OSError:
             return
+        if self.channel >= 0:
+            self.receive()  # what the last host has said before it left
         if self.channel >= 0:
             self.drop_channel()
         peer.setblocking(False)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import posixpath
-from collections.abc import AsyncIterable, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Sequence
 
 import msgspec
 import trio
@@ -115,7 +116,11 @@ class AgentSession(Session, Exec, Files):
     async def write(
         self, path: str, source: AsyncIterable[bytes], *, mode: int = 0o644, user: str | None = None
     ) -> int:
-        with self.agent.stream("write", path=check_absolute(path), mode=mode, user=user) as stream:
+        async with contextlib.AsyncExitStack() as stack:
+            if isinstance(source, AsyncGenerator):
+                await stack.enter_async_context(contextlib.aclosing(source))
+            request: dict[str, Packed] = {"path": check_absolute(path), "mode": mode, "user": user}
+            stream = stack.enter_context(self.agent.stream("write", **request))
             await stream.answer()
             async for chunk in source:
                 await stream.send(chunk)
