@@ -362,6 +362,11 @@ async def run(
                 truncated=truncated,
             )
         raise DeadlineExceeded(f"{command.argv[0]} did not end within {deadline:g} s and has been ended")
+    except ExceptionGroup as group:  # the nursery's, around what the process raised
+        first: Exception = group
+        while isinstance(first, ExceptionGroup):
+            first = first.exceptions[0]
+        raise first from None
     finally:
         with trio.move_on_after(CLEAN_UP_SECONDS, shield=True):
             if not ended:
