@@ -62,7 +62,10 @@ class PostgresCluster:
         migrate(database_at(self.url("template_of_tests")))
 
     def start(self) -> None:
-        """Start the server and return when it takes connections."""
+        """Start the server and return when it takes connections.
+
+        To be called in the main thread: the kernel ends the server with the thread that started it.
+        """
         options = [f"unix_socket_directories={self._directory}", "listen_addresses=", "fsync=off", "max_connections=60"]
         flags = [part for option in options for part in ("-c", option)]
         command = _unprivileged(self.binaries / "postgres", "-D", self._data, *flags)

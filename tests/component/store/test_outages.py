@@ -87,7 +87,7 @@ async def test_while_the_server_is_down_callers_are_told_and_then_it_works_again
     remote: Store, postgres_cluster: PostgresCluster
 ) -> None:
     await remote.write(event)
-    await trio.to_thread.run_sync(postgres_cluster.stop)
+    postgres_cluster.stop()
     try:
         for _ in range(3):
             with pytest.raises(Unavailable):
@@ -96,7 +96,7 @@ async def test_while_the_server_is_down_callers_are_told_and_then_it_works_again
                 await remote.read(count)
         assert not remote.statistics().connected
     finally:
-        await trio.to_thread.run_sync(postgres_cluster.start)
+        postgres_cluster.start()
     written = 1
     with trio.fail_after(30):
         while written == 1:
