@@ -229,7 +229,15 @@ class Connection:
         except BlockingIOError:
             return 0
 
-    def look(self) -> None:
+    async def held(self, wait: Callable[[], Awaitable[object]]) -> None:
+        """Wait for the daemon's side while nothing is read, and so no end of the connection is seen: look for it."""
+        while True:
+            with trio.move_on_after(self.limits.ping_seconds):
+                await wait()
+                return
+            self._look()
+
+    def _look(self) -> None:
         """Drop the connection if the client has left behind what is still unread."""
         poll = select.poll()
         poll.register(self.stream.socket.fileno(), POLL_GONE)

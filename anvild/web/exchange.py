@@ -36,19 +36,17 @@ class SlowBody(Exception):
 class Inbox:
     """ASGI messages on their way to the application, bounded by their bytes.
 
-    A full inbox holds its writer, and so the client, back. Nothing is read from the client then, so every
-    ``heartbeat`` seconds ``look`` is called to see whether it is still there. ``patience`` and ``rate`` are how long
-    the application waits for the next message: seconds that are used up by waiting and earned back by bytes received;
-    a reader whose patience is gone gets :class:`SlowBody`. ``before_wait`` runs before a wait for the client,
-    ``taken`` after a message was taken.
+    A full inbox holds its writer, and so the client, back; ``held`` is how the connection waits then. ``patience`` and
+    ``rate`` are how long the application waits for the next message: seconds that are used up by waiting and earned
+    back by bytes received; a reader whose patience is gone gets :class:`SlowBody`. ``before_wait`` runs before a wait
+    for the client, ``taken`` after a message was taken.
     """
 
     def __init__(
         self,
         *,
         farewell: str,
-        look: Callable[[], None],
-        heartbeat: float,
+        held: Callable[[Callable[[], Awaitable[object]]], Awaitable[None]],
         patience: float = inf,
         rate: float = inf,
         before_wait: Callable[[], Awaitable[None]] | None = None,
@@ -59,8 +57,7 @@ class Inbox:
         self._bytes = 0
         self._complete = False
         self._closed = False
-        self._look = look
-        self._heartbeat = heartbeat
+        self._held = held
         self._limit = self._patience = patience
         self._rate = rate
         self._before_wait = before_wait
@@ -76,10 +73,7 @@ class Inbox:
             self._writers.unpark_all()
         else:
             while self._bytes >= INBOX_BYTES and not self._closed:
-                with trio.move_on_after(self._heartbeat):
-                    await self._writers.park()
-                    continue
-                self._look()
+                await self._held(self._writers.park)
             self._messages.append(message)
             self._bytes += _size(message)
             self._complete = message.get("more_body") is False
@@ -148,8 +142,7 @@ class Exchange(HTTPStream):
         self._head: Message | None = None
         self._inbox = Inbox(
             farewell="http.disconnect",
-            look=link.look,
-            heartbeat=link.limits.ping_seconds,
+            held=link.held,
             patience=link.limits.body_seconds,
             rate=link.limits.body_rate,
             before_wait=before_wait,

@@ -7,7 +7,6 @@ from math import inf
 from typing import TYPE_CHECKING, cast
 
 import h11
-import trio
 from hypercorn.events import Closed, Event, RawData
 from hypercorn.protocol.events import Body, Data, EndBody, Request, Response, StreamClosed
 from hypercorn.protocol.events import Event as StreamEvent
@@ -21,6 +20,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Http1", "PriorKnowledge"]
 
+HANDSHAKE = {
+    b"connection",
+    b"sec-websocket-extensions",
+    b"sec-websocket-key",
+    b"sec-websocket-protocol",
+    b"sec-websocket-version",
+}
 PREFACE = b"PRI * HTTP/2.0\r\n\r\n"
 
 
@@ -103,11 +109,7 @@ class Http1(H11Protocol):
                 return
             if event is h11.PAUSED:
                 await self.can_read.clear()
-                while not self.can_read.is_set():
-                    with trio.move_on_after(self.link.limits.ping_seconds):
-                        await self.can_read.wait()
-                        break
-                    self.link.look()
+                await self.link.held(self.can_read.wait)
             elif self.stream is None or event is h11.NEED_DATA or isinstance(event, h11.ConnectionClosed):
                 return
             elif isinstance(event, h11.Data):
@@ -125,7 +127,7 @@ class Http1(H11Protocol):
         if has_body and names.count(b"content-length") + names.count(b"transfer-encoding") > 1:
             raise Refused(400)  # two lengths: the old way to smuggle a request past a proxy
         if request.method == b"GET" and _wants_websocket(request):
-            if has_body:
+            if has_body or not all(value.isascii() for name, value in request.headers if name in HANDSHAKE):
                 raise Refused(400)
             self.stream = WebSocketStream(self.link, self.stream_send, STREAM_ID)
             self.connection = H11WSConnection(cast("h11.Connection", self.connection))

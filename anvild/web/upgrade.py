@@ -48,14 +48,15 @@ class WebSocketStream(WSStream):
             stream_id,
         )
         self.link = link
-        self._inbox = Inbox(farewell="websocket.disconnect", look=link.look, heartbeat=link.limits.ping_seconds)
+        self._inbox = Inbox(farewell="websocket.disconnect", held=link.held)
         self._decided = trio.Event()
         self._close_code = int(CloseReason.ABNORMAL_CLOSURE)
 
     @property
     def patience(self) -> float:
-        """How many seconds the client may be silent now."""
-        return self.link.limits.ping_seconds * 2 if self.state is ASGIWebsocketState.CONNECTED else inf
+        """How many seconds nothing may happen: a client may be silent, a handler undecided on the handshake."""
+        limits = self.link.limits
+        return limits.ping_seconds * 2 if self.state is ASGIWebsocketState.CONNECTED else limits.header_seconds
 
     async def spawn_app(self, *_: object) -> Callable[[dict[str, Any]], Awaitable[None]]:
         """Start the application; hypercorn calls this when the handshake has been read."""
@@ -65,7 +66,7 @@ class WebSocketStream(WSStream):
     async def handle(self, event: Event) -> None:
         if isinstance(event, Body | Data):
             # A client may send before it has our answer. It waits for the application's decision.
-            await self._decided.wait()
+            await self.link.held(self._decided.wait)
             if self.closed or not self.handshake.accepted:
                 return
             self.link.wait_for(inf)
@@ -77,13 +78,14 @@ class WebSocketStream(WSStream):
                 self.closed = True
                 await self._inbox.put({"type": "websocket.disconnect", "code": self._close_code})
         else:
+            self.link.wait_for(self.patience)
             await super().handle(event)
             if self.closed:  # the handshake was refused
                 await self.link.send(Closed())
 
     async def app_send(self, message: ASGISendEvent | None) -> None:
+        await trio.lowlevel.checkpoint()  # so that a handler that only ever sends lets others run, and can be cancelled
         if self.closed:
-            await trio.lowlevel.checkpoint()
             return
         if message is not None and message["type"] == "websocket.close":
             self._close_code = int(message.get("code") or CloseReason.NORMAL_CLOSURE)

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 import pytest
+import structlog.testing
 import trio
 
 from anvild.core.identity import Limits
@@ -193,6 +194,12 @@ def attack(wing_app: ASGIApp) -> Callable[[Case, bool], Awaitable[None]]:
     """Send the pieces of a case to a server, end the connection, and check that the server is as it was before."""
 
     async def run(case: Case, by_reset: bool) -> None:
+        with structlog.testing.capture_logs() as told:
+            await talk(case, by_reset)
+        # A connection that failed on what was sent did not harm the server; but it should have been answered.
+        assert [line for line in told if line["event"] in {"connection_failed", "request_failed"}] == []
+
+    async def talk(case: Case, by_reset: bool) -> None:
         async with serving(wing_app) as server:
             await _healthy(server)
             before = trio.lowlevel.current_statistics().tasks_living
