@@ -126,6 +126,13 @@ async def test_a_run_that_cannot_be_is_refused(call: Caller) -> None:
         assert says in error["message"]
 
 
+async def test_a_body_that_is_no_json_is_refused(call: Caller) -> None:
+    for content, media_type in ((b"{", "application/json"), (b"", "application/json"), (b"{}", "text/plain")):
+        answer = {"content": content, "headers": {"Content-Type": media_type}}
+        assert (await call("POST", "/runs", 400, **answer))["code"] == "invalid_body"
+    assert (await call("POST", "/runs", 400, content=b"{}"))["code"] == "invalid_body"
+
+
 async def test_ids_must_be_uuids(call: Caller) -> None:
     assert (await call("GET", "/runs/{id}", 400, id="1"))["code"] == "invalid_id"
     assert (await call("GET", "/runs/{id}", 404, id=uuid.uuid4()))["code"] == "not_found"

@@ -15,10 +15,14 @@ _PLACES = {"body": "invalid_body", "query": "invalid_query", "path": "invalid_id
 
 
 class Errors(ErrorShape):
-    """The wing's errors: ``{"error": {"code", "message"}}``; the code of a malformed request tells its bad part."""
+    """The wing's errors: ``{"error": {"code", "message"}}``; the code of a malformed request tells its bad part.
+
+    The contract knows one status for a body that is not as expected, so one of the wrong content type has it too.
+    """
 
     def __init__(self) -> None:
-        super().__init__("envelope", codes={"cap_reached": (402, "device_cap_reached")})
+        codes = {"cap_reached": (402, "device_cap_reached"), "unsupported_media_type": (400, "invalid_body")}
+        super().__init__("envelope", codes=codes)
 
     def status_and_code(self, error: AnvilError | type[AnvilError]) -> tuple[int, str]:
         status, code = super().status_and_code(error)
