@@ -54,6 +54,7 @@ from anvild.sdk import (
     Recovery,
     RecoveryState,
     Report,
+    ResourceExhausted,
     RunContext,
     RunFailed,
     Session,
@@ -213,7 +214,7 @@ class FakeDriver(Driver, Provision):
             async for sighting in changes:
                 try:
                     await report(sighting)
-                except InvalidArgument:
+                except (InvalidArgument, ResourceExhausted):
                     if self.lab.watch_error is not None:
                         raise self.lab.watch_error from None
         raise AssertionError("unreachable")

@@ -26,6 +26,7 @@ __all__ = [
     "check_attempt",
     "close_attempt",
     "demand_of",
+    "get_run",
     "insert_run",
     "move",
     "note",
@@ -64,6 +65,7 @@ _RUN_COLUMNS = (
 )
 
 _insert_run = insert(runs)
+_shown_by_id = select(*(runs.c[name] for name in _RUN_COLUMNS)).where(runs.c.id == bindparam("run_id"))
 _run_by_id = select(runs).where(runs.c.id == bindparam("run_id"))
 _open_attempt = select(attempts.c.incarnation).where(
     attempts.c.run_id == bindparam("run_id"),
@@ -129,15 +131,23 @@ def run_row(conn: Connection, run_id: str) -> Row[Any]:
 
 
 def select_runs() -> Select[Any]:
-    """A selection of what a :class:`Run` shows."""
+    """A selection of what a :class:`Run` shows, for :func:`run_from`."""
     return select(*(runs.c[name] for name in _RUN_COLUMNS))
 
 
-def run_from(row: Row[Any]) -> Run:
-    """Make the value of a row that has at least the columns of :func:`select_runs`."""
-    values = {name: getattr(row, name) for name in _RUN_COLUMNS}
+def run_from(row: Row[*tuple[Any, ...]]) -> Run:
+    """Make the value of a row of :func:`select_runs`."""
+    values = dict(zip(_RUN_COLUMNS, row, strict=True))
     values["state"] = RunState(values["state"])
     return Run(**values)
+
+
+def get_run(conn: Connection, run_id: str) -> Run:
+    """Return a run. Raises NotFound."""
+    row = conn.execute(_shown_by_id, {"run_id": run_id}).one_or_none()
+    if row is None:
+        raise NotFound(f"there is no run {run_id}")
+    return run_from(row)
 
 
 def attempt_from(row: Row[Any]) -> Attempt:

@@ -16,7 +16,7 @@ __all__ = ["fetch", "persist"]
 
 T = TypeVar("T")
 
-LONGEST_PAUSE = 10.0
+LONGEST_PAUSE = 5.0
 
 log = get_logger(__name__)
 

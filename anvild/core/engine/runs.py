@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, bindparam, select, update
 
 from anvild.core.errors import Conflict, InvalidRequest
 from anvild.core.ids import new_id
@@ -23,6 +23,10 @@ from .waiting import why_waiting
 __all__ = ["Runs"]
 
 Change = Callable[[Connection, str, Actor], None]
+
+_newest = (
+    select_runs().where(runs.c.team_id == bindparam("team_id")).order_by(runs.c.number.desc()).limit(bindparam("limit"))
+)
 
 
 class Runs:
@@ -55,7 +59,7 @@ class Runs:
 
     async def get(self, run_id: str) -> Run:
         """Return a run. Raises NotFound."""
-        return await self._store.read(lambda conn: run_from(run_row(conn, run_id)))
+        return await self._store.read(lambda conn: journal.get_run(conn, run_id))
 
     async def by_number(self, number: int) -> Run:
         """Return the run that people call by this number. Raises NotFound."""
@@ -78,15 +82,15 @@ class Runs:
         kind: str | None = None,
     ) -> list[Run]:
         """Return a team's runs, newest first; ``before`` is the number of the last one of the previous page."""
-        query = select_runs().where(runs.c.team_id == team_id)
+        query = _newest
         if before is not None:
             query = query.where(runs.c.number < before)
         if state is not None:
             query = query.where(runs.c.state == state)
         if kind is not None:
             query = query.where(runs.c.kind == kind)
-        query = query.order_by(runs.c.number.desc()).limit(limit)
-        return await self._store.read(lambda conn: [run_from(row) for row in conn.execute(query)])
+        values = {"team_id": team_id, "limit": limit}
+        return await self._store.read(lambda conn: [run_from(row) for row in conn.execute(query, values)])
 
     async def request(self, run_id: str) -> RunRequest:
         """Return what was asked for when the run was submitted. Raises NotFound."""
@@ -199,7 +203,7 @@ class Runs:
     async def _change(self, run_id: str, by: Actor, change: Change) -> Run:
         def job(conn: Connection) -> Run:
             change(conn, run_id, by)
-            return run_from(run_row(conn, run_id))
+            return journal.get_run(conn, run_id)
 
         return await self._store.write(job)
 
