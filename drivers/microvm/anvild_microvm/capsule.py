@@ -114,9 +114,13 @@ class Capsule:
 
     async def agent(self) -> AgentClient:
         """Return the connection to the agent in the guest. Raises WrongState, DeviceLost, Unavailable."""
+        self.refuse_frozen()
+        return await self.guest.agent(deadline=AGENT_SECONDS)
+
+    def refuse_frozen(self) -> None:
+        """Raise WrongState while the guest is frozen."""
         if self.record.state == "frozen":
             raise WrongState(f"the device {self.record.name!r} is frozen: thaw it first")
-        return await self.guest.agent(deadline=AGENT_SECONDS)
 
     # making and ending
 
@@ -319,8 +323,7 @@ class Capsule:
     async def reboot(self) -> None:
         """Start the guest anew on the same disk. Its processes are gone, its names stay."""
         async with self._lock:
-            if self.record.state == "frozen":
-                raise WrongState(f"the device {self.record.name!r} is frozen: thaw it first")
+            self.refuse_frozen()
             await self._sync_disk()
             with trio.CancelScope(shield=True):
                 await self._end_guest()
@@ -420,9 +423,12 @@ class Capsule:
     def limit_depth(self) -> None:
         """Begin to make the disk's chain flat, in the background, when it has become deep."""
         if self._guest is not None and len(self.record.layers) > DEPTH_LIMIT:
-            self._host.background.start_soon(self._flatten, self._guest)
+            self._host.background.start_soon(self.flatten)
 
-    async def _flatten(self, guest: Guest) -> None:
+    async def flatten(self) -> None:
+        """Make the disk's chain flat while the guest runs. What cannot wait, such as a snapshot, ends it half-way;
+        it is begun again after the next snapshot."""
+        guest = self.guest
         try:
             await guest.flatten_disk(self.record.layers[0])
         except AnvilError as error:

@@ -23,10 +23,20 @@ class MicrovmSession(AgentSession, Power, Pause, Measure):
     """A session on one guest. Several may be open; all share the one connection to the agent."""
 
     def __init__(self, device: DeviceFact, agent: AgentClient, capsule: Capsule) -> None:
-        super().__init__(device, agent)
         self._capsule = capsule
+        super().__init__(device, agent)
         self._meter = Meter()
         self._started: weakref.WeakSet[AgentProcess] = weakref.WeakSet()
+
+    @property
+    def agent(self) -> AgentClient:
+        """What the verbs of exec and files go to. Raises WrongState while the guest is frozen."""
+        self._capsule.refuse_frozen()
+        return self._agent
+
+    @agent.setter
+    def agent(self, agent: AgentClient) -> None:
+        self._agent = agent
 
     async def start(self, command: Command) -> AgentProcess:
         process = await super().start(command)
