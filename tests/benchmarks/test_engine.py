@@ -1,0 +1,169 @@
+"""The engine's own costs: durable submissions, hand-over of a device, fan-out of events, start, idling."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+import trio
+
+from tests.daemon import Daemon
+
+from .conftest import CONFIG, fill
+from .load import median, percentile
+
+pytestmark = pytest.mark.bench
+
+SUBMITTERS = 32
+SUBMISSIONS = 2000
+SUBSCRIBERS = 1000
+EVENTS = 50
+
+
+def test_durable_submissions(idle_daemon: Daemon, table: Any, tmp_path: Path) -> None:
+    """Against the physical floor: one durable SQLite insert at a time, on the same disk."""
+
+    async def submit_all() -> float:
+        headers = {"Authorization": f"Bearer {idle_daemon.keys['live_key']}"}
+        left = iter(range(SUBMISSIONS))
+        async with httpx2.AsyncClient(base_url=idle_daemon.url, headers=headers, timeout=60) as client:
+
+            async def submitter() -> None:
+                for _ in left:
+                    answer = await client.post("/api/v1/runs", json={"pipeline": "smoke"})
+                    assert answer.status_code == 202
+
+            began = trio.current_time()
+            async with trio.open_nursery() as nursery:
+                for _ in range(SUBMITTERS):
+                    nursery.start_soon(submitter)
+            return SUBMISSIONS / (trio.current_time() - began)
+
+    ours, floor = [], []
+    for number in range(3):
+        ours.append(trio.run(submit_all))
+        floor.append(_raw_inserts(tmp_path / f"{number}.sqlite"))
+    table(
+        f"Durable run submissions over HTTP, {SUBMITTERS} clients in one process, median of 3",
+        ("what", "a second", "ratio"),
+        [
+            ("anvild, POST /api/v1/runs", f"{median(ours):,.0f}", f"{median(ours) / median(floor):.2f}"),
+            ("raw sqlite3, one commit each, no HTTP", f"{median(floor):,.0f}", "1.00"),
+        ],
+    )
+
+
+def _raw_inserts(path: Path) -> float:
+    with sqlite3.connect(path, isolation_level=None) as connection:
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=FULL")
+        connection.execute("CREATE TABLE t (id INTEGER PRIMARY KEY, body TEXT)")
+        began = time.perf_counter()
+        for _ in range(SUBMISSIONS):
+            connection.execute("INSERT INTO t (body) VALUES (?)", ("x" * 600,))
+        return SUBMISSIONS / (time.perf_counter() - began)
+
+
+def test_fan_out(idle_daemon: Daemon, table: Any) -> None:
+    """Time from the POST's answer to the event at each of 1,000 subscribers."""
+
+    async def measure() -> list[float]:
+        delays: list[float] = []
+        headers = {"Authorization": f"Bearer {idle_daemon.keys['live_key']}"}
+        limits = httpx2.Limits(max_connections=None, max_keepalive_connections=None)
+        sent: dict[str, float] = {}
+        opened = 0
+        all_open = trio.Event()
+        async with httpx2.AsyncClient(base_url=idle_daemon.url, headers=headers, timeout=120, limits=limits) as client:
+
+            async def subscriber() -> None:
+                nonlocal opened
+                seen = 0
+                async with client.stream("GET", "/api/v1/events") as stream:
+                    assert stream.status_code == 200
+                    opened += 1
+                    if opened == SUBSCRIBERS:
+                        all_open.set()
+                    async for line in stream.aiter_lines():
+                        if not line.startswith("data:"):
+                            continue
+                        event = json.loads(line.removeprefix("data:"))
+                        if event.get("kind") == "run.queued":
+                            delays.append(trio.current_time() - sent[event["data"]["name"]])
+                            seen += 1
+                            if seen == EVENTS:
+                                return
+
+            async with trio.open_nursery() as nursery:
+                for _ in range(SUBSCRIBERS):
+                    nursery.start_soon(subscriber)
+                await all_open.wait()
+                for _ in range(EVENTS):
+                    sent["smoke"] = trio.current_time()
+                    await client.post("/api/v1/runs", json={"pipeline": "smoke"})
+                    await trio.sleep(0.2)
+        return delays
+
+    delays = trio.run(measure)
+    assert len(delays) == SUBSCRIBERS * EVENTS
+    table(
+        f"SSE fan-out: {EVENTS} events to {SUBSCRIBERS:,} subscribers, which share the machine with the daemon",
+        ("deliveries", "p50 ms", "p99 ms"),
+        [(f"{len(delays):,}", f"{percentile(delays, 50) * 1000:.0f}", f"{percentile(delays, 99) * 1000:.0f}")],
+    )
+
+
+def test_start_with_many_runs_and_idling(daemon_factory: Any, table: Any) -> None:
+    """Start to ready with 50,000 runs in the store, then a minute of nothing."""
+    daemon: Daemon = daemon_factory(CONFIG)
+    daemon.bootstrap()
+    empty = _start(daemon)
+    with daemon.client() as client:
+        run = client.post("/api/v1/runs", json={"pipeline": "smoke"}).json()["run"]["id"]
+        client.post(f"/api/v1/runs/{run}/cancel")
+    daemon.stop()
+    fill(daemon, 50_000)
+    full = []
+    for _ in range(3):
+        full.append(_start(daemon))
+        daemon.stop()
+    _start(daemon)
+    time.sleep(5)  # what a start leaves to do shall not count as idling
+    assert daemon.process is not None
+    before, began = _cpu(daemon.process.pid), time.monotonic()
+    time.sleep(20)
+    share = (_cpu(daemon.process.pid) - before) / (time.monotonic() - began) * 100
+    memory = _memory(daemon.process.pid)
+    daemon.stop()
+    table(
+        "Start and idling",
+        ("what", "value", "against"),
+        [
+            ("start to ready, empty store", f"{empty:.2f} s", "1.00"),
+            ("start to ready, 50,000 runs, median of 3", f"{median(full):.2f} s", f"{median(full) / empty:.2f}"),
+            ("idle CPU over 20 s", f"{share:.2f} % of a core", "budget 0.3 %"),
+            ("resident memory", f"{memory / 2**20:.0f} MiB", "budget 90 MiB"),
+        ],
+    )
+
+
+def _start(daemon: Daemon) -> float:
+    began = time.perf_counter()
+    daemon.start()
+    return time.perf_counter() - began
+
+
+def _cpu(pid: int) -> float:
+    """Seconds of processor time that a process has used."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def _memory(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
