@@ -35,6 +35,12 @@ class Layout(msgspec.Struct, frozen=True):
         there = {*self.first, *self.second_controllers}
         return tuple(name for name in ("memory", "cpu", "pids") if name not in there)
 
+    def tidy(self) -> None:
+        """Remove the folders of our groups that hold none any more."""
+        for folder in (*self.first.values(), *([self.second] if self.second else [])):
+            with contextlib.suppress(OSError):  # in use, or gone
+                folder.rmdir()
+
     @property
     def can_freeze(self) -> bool:
         return self.second is not None or "freezer" in self.first

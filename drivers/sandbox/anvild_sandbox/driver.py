@@ -93,6 +93,11 @@ class SandboxDriver(Driver, Provision, Snapshot):
             self._sandboxes[sandbox.identity] = sandbox
             self._made.send_nowait(sandbox)
 
+    async def stop(self) -> None:
+        self._made.close()
+        self._unwatched.close()
+        await trio.to_thread.run_sync(self._layout.tidy)
+
     async def describe(self) -> Description:
         health = self._health or await self._examine()
         return Description(
