@@ -58,6 +58,10 @@ class HeldSession:
         self._over.set()
         await self._closed.wait()
 
+    async def wait_closed(self) -> None:
+        """Return when the session is closed."""
+        await self._closed.wait()
+
     def let_go(self) -> None:
         """Close the session without waiting for it."""
         self._over.set()

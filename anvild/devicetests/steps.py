@@ -19,6 +19,7 @@ from .work import StepFailed, Work
 __all__ = ["execute"]
 
 CHUNK = 64 * 1024
+LONGEST_NAME = 180
 FIRST_LOOK_SECONDS = 0.05
 LONGEST_LOOK_SECONDS = 1.0
 
@@ -61,9 +62,10 @@ async def _collect(work: Work, step: Collect) -> str:
             if step.missing == "ok":
                 continue
             raise StepFailed(f"there is no file {path} to collect") from None
-        name = f"{step.name}-{path.rpartition('/')[2]}"
+        own = "".join(c if c.isprintable() else "_" for c in path.rpartition("/")[2])[:LONGEST_NAME]
+        name = f"{step.name}-{own}"
         if name in names:
-            name = f"{step.name}-{len(names) + 1}-{path.rpartition('/')[2]}"
+            name = f"{step.name}-{len(names) + 1}-{own}"
         async with stream, aclosing(_received(stream)) as content:
             await work.context.artifact(name, content, media_type=step.media_type)
         names.append(name)

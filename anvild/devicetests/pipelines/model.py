@@ -17,7 +17,7 @@ MAX_STEPS = 64
 MAX_CAPTURES = 16
 MAX_FILE = 256 * 1024
 
-Name = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_-]{0,62}$")]
+Name = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_-]{0,59}$")]
 Variable = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
 Text = Annotated[str, Meta(max_length=64 * 1024)]
 Line = Annotated[str, Meta(min_length=1, max_length=1000, pattern=r"^[^\n]+\Z")]

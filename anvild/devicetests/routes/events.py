@@ -19,6 +19,9 @@ from .common import team_of
 __all__ = ["add_events"]
 
 TAGS = ("Events",)
+OPEN_STREAMS = 2048
+"""Streams that one principal may have open: a dashboard of a whole team may sit behind one key."""
+
 STREAM = "text/event-stream"
 ENDINGS = tuple(f"run.{state.value}" for state in RunState if state.terminal)
 NOTE = (
@@ -30,7 +33,7 @@ NOTE = (
 def add_events(api: Api, runs: PipelineRuns, log: EventLog) -> None:
     """Add the event streams."""
     frames = Frames(lambda event: frame(event.id, event.kind, event_shape(event)))
-    streams = Streams(log)
+    streams = Streams(log, per_principal=OPEN_STREAMS)
 
     async def run_events(request: Request) -> Answer:
         run = await runs.get(team_of(request), request.path["id"])
