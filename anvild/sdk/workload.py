@@ -83,7 +83,8 @@ class RunContext(Protocol):
     async def finding(
         self, severity: Severity, *, title: str, category: str | None = None, detail: str | None = None
     ) -> None:
-        """Record a judged result."""
+        """Record a judged result. The same one again in the same attempt changes nothing, so that work that is done
+        again after a restart leaves it once."""
 
     async def artifact(self, name: str, source: AsyncIterable[bytes], *, media_type: str) -> str:
         """Store a file that the run produced and return its id. A second one of the same name replaces the first."""

@@ -280,7 +280,19 @@ def add_finding(
     category: str | None,
     detail: str | None,
 ) -> Finding:
-    """Add a finding and its event."""
+    """Add a finding and its event. The same one again in the same attempt is the one that is there."""
+    present = conn.execute(
+        select(findings).where(
+            findings.c.run_id == run.id,
+            findings.c.attempt == attempt,
+            findings.c.severity == severity,
+            findings.c.title == title,
+            findings.c.category.is_not_distinct_from(category),
+            findings.c.detail.is_not_distinct_from(detail),
+        )
+    ).first()
+    if present is not None:
+        return Finding(**{**present._asdict(), "severity": Severity(present.severity)})
     finding = Finding(
         id=new_id(),
         run_id=run.id,
