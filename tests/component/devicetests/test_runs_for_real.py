@@ -6,13 +6,16 @@ import json
 import os
 import signal
 import uuid
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import trio
 
+from anvild.core.engine.journal import add_finding
 from anvild.core.events import EventFilter, EventLog
+from anvild.sdk import Severity
 from anvild_sandbox.driver import SandboxDriver
 from tests.support.wing import Wing
 
@@ -202,3 +205,18 @@ async def test_a_run_is_paused_between_two_steps_and_resumed(wing: Wing) -> None
     assert (await client.get(f"/runs/{run_id}")).json()["run"]["status"] == "running"
     assert (await client.post(f"/runs/{run_id}/resume")).status_code == 200
     assert (await follow(client, run_id))[-1]["kind"] == "run.passed"
+
+
+async def test_a_finding_that_is_recorded_again_is_there_once(wing: Wing) -> None:
+    run_id = await submit(wing.owner, "smoke")
+    run = await wing.engine.runs.get(run_id)
+    for category, detail in (("a", "b"), ("a", "b"), (None, None), (None, None), ("a", None)):
+        record = partial(
+            add_finding, run=run, attempt=9, severity=Severity.LOW, title="same", category=category, detail=detail
+        )
+        await wing.store.write(record)
+    found = [each for each in await wing.engine.runs.findings(run_id) if each.attempt == 9]
+    assert [(each.category, each.detail) for each in found] == [("a", "b"), (None, None), ("a", None)]
+    where = EventFilter(run_id=run_id, kinds=("run.finding",))
+    events = [event for event in await wing.services.get(EventLog).read(where=where) if event.data["title"] == "same"]
+    assert len(events) == 3

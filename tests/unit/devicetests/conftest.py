@@ -286,7 +286,9 @@ class Recorder:
     async def finding(
         self, severity: Severity, *, title: str, category: str | None = None, detail: str | None = None
     ) -> None:
-        await self._act(lambda: self.kept.findings.append((severity, title, category, detail)))
+        found = (severity, title, category, detail)
+        if found not in self.kept.findings:
+            await self._act(lambda: self.kept.findings.append(found))
 
     async def artifact(self, name: str, source: AsyncIterable[bytes], *, media_type: str) -> str:
         content = b"".join([piece async for piece in source])

@@ -167,6 +167,7 @@ async def test_wherever_the_daemon_dies_no_step_runs_twice(lab: Any) -> None:
             assert outcome == Outcome(verdict=Verdict.PASSED, reason="2 of 3 steps passed")
             assert [argv[-1] for argv in lab.machine.started] == ["echo first", "echo second; exit 1", "first"]
             assert lab.kept.steps("begun") == ["one", "two", "three"]
+            assert [title for _, title, _, _ in lab.kept.findings] == ["two: exit code 1, expected exit code 0"]
             assert lab.kept.artifacts["step-01.log"] == b"first\n"
             assert {"report.json", "report.html"} <= lab.kept.artifacts.keys()
 
