@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import warnings
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ from anvild.sdk import (
     run,
 )
 from anvild_sandbox.driver import SandboxDriver
+from anvild_sandbox.launch import bubblewrap_options
 from anvild_sandbox.record import Sandbox
 from anvild_sandbox.session import SandboxSession
 
@@ -321,7 +323,8 @@ async def test_what_is_left_of_dead_sandboxes_is_put_away_at_the_start(start_dri
 
 
 async def test_a_failed_start_says_why(driver: SandboxDriver, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("anvild_sandbox.launch.bubblewrap_options", lambda: ["--bind", "/no/such/place", "/"])
+    wrong = [*bubblewrap_options(), "--bind", "/no/such/place", "/mnt"]
+    monkeypatch.setattr("anvild_sandbox.launch.bubblewrap_options", lambda: wrong)
     with pytest.raises(Unavailable, match="no/such/place"):
         await driver.create(request())
     assert groups_of("box") == []
@@ -334,7 +337,9 @@ def test_it_works_without_privileges(tmp_path_factory: pytest.TempPathFactory) -
     try:
         if os.geteuid() == 0:
             os.chown(root, 65534, 65534)
-        child = os.fork()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of forking beside trio's idle worker threads
+            child = os.fork()
         if child == 0:
             code = 1
             try:
