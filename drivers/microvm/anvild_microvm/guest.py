@@ -32,6 +32,7 @@ CONSOLE_BYTES = 4096
 MIGRATION_EVENTS = ({"capability": "events", "state": True},)
 PASSED = "state"
 JOB = "flatten"
+PLAIN_FILE = "file"
 JOB_ENDS = ("BLOCK_JOB_COMPLETED", "BLOCK_JOB_CANCELLED")
 UNLIMITED = 10**12
 
@@ -69,6 +70,14 @@ class Block(msgspec.Struct, frozen=True):
 
     device: str
     inserted: Medium | None = None
+
+
+class Node(msgspec.Struct, frozen=True):
+    """One entry of QEMU's answer to query-named-block-nodes."""
+
+    name: str = msgspec.field(name="node-name")
+    driver: str = msgspec.field(name="drv")
+    file: str
 
 
 class GuestIdentity(msgspec.Struct, frozen=True, kw_only=True):
@@ -218,10 +227,13 @@ class Guest:
     async def flatten_disk(self, base: str) -> None:
         """Pull all that lies between the lowest layer ``base`` and the top one into the top one, while the guest runs.
 
-        Returns when that is done, was stopped, or has failed: :meth:`layers` tells which.
+        Returns when that is done, was stopped, or has failed: :meth:`layers` tells which. The layer is named to QEMU by
+        its node, because QEMU looks its file names up by whole paths, which its user may not be able to follow.
         """
         with self.qmp.listen(*JOB_ENDS) as events:
-            await self.qmp.execute("block-stream", device=DISK, job_id=JOB, base=base)
+            nodes = await self.qmp.query(list[Node], "query-named-block-nodes", flat=True)
+            node = next(node.name for node in nodes if node.file == base and node.driver != PLAIN_FILE)
+            await self.qmp.execute("block-stream", device=DISK, job_id=JOB, base_node=node, backing_file=base)
             async for event in events:
                 if event.data.get("device") == JOB:
                     return
