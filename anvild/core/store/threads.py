@@ -163,7 +163,11 @@ class Writer:
     def run(self) -> None:
         """Serve until the inbox is closed and empty; the body of the thread."""
         while group := self._inbox.take(GROUP):
-            self._serve(group)
+            try:
+                self._serve(group)
+            except BaseException as error:  # a defect of ours: the callers get it, or they would wait for ever
+                self._link.drop()
+                self._fail(group, error)
             announced, self._announced = self._announced, []
             self.failed += sum(isinstance(request.result, outcome.Error) for request in group)
             self._deliver(group, announced)

@@ -15,6 +15,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, StatementError
 
 from anvild.core.ids import new_id
 from anvild.core.store import Id, Json, Store, StoreError, Timestamp, announce, open_store
+from anvild.core.store.threads import Writer
 from anvild.sdk import NotFound
 
 things = Table(
@@ -277,3 +278,17 @@ async def test_a_url_of_no_known_database_is_refused(url: str) -> None:
     with pytest.raises(StoreError):
         async with open_store(url):
             pytest.fail("it was opened")
+
+
+async def test_a_defect_of_the_writer_leaves_nobody_waiting(
+    things_store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def defect(self: Writer, group: object) -> None:
+        raise AssertionError("a defect")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(Writer, "_serve", defect)
+        with pytest.raises(AssertionError, match="a defect"):
+            await things_store.write(put(1))
+    await things_store.write(put(2))
+    assert await things_store.read(numbers) == [2]

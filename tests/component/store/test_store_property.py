@@ -99,7 +99,7 @@ async def play(store: Store, plan: list[Step]) -> tuple[set[int], list[int]]:
     return acknowledged, told
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 @given(plan=steps)
 def test_exactly_the_acknowledged_jobs_took_effect(store_url: str, plan: list[Step]) -> None:
     async def check() -> None:
