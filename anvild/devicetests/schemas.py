@@ -103,10 +103,14 @@ class DeviceRegisterBody(Wire, frozen=True, kw_only=True):
 
 
 class DeviceAnswer(Wire, frozen=True, kw_only=True):
+    """One device."""
+
     device: Device
 
 
 class DeviceList(Wire, frozen=True, kw_only=True):
+    """The devices that a team sees."""
+
     devices: list[Device]
 
 
@@ -144,14 +148,20 @@ class Finding(Wire, frozen=True, kw_only=True):
 
 
 class RunAnswer(Wire, frozen=True, kw_only=True):
+    """One run."""
+
     run: Run
 
 
 class RunList(Wire, frozen=True, kw_only=True):
+    """Runs, newest first."""
+
     runs: list[Run]
 
 
 class RunDetail(Wire, frozen=True, kw_only=True):
+    """A run with its findings."""
+
     run: Run
     findings: list[Finding]
 
@@ -199,6 +209,8 @@ class ApiKeyListed(Wire, frozen=True, kw_only=True):
 
 
 class ApiKeyList(Wire, frozen=True, kw_only=True):
+    """The keys of a team."""
+
     keys: list[ApiKeyListed]
 
 
@@ -230,16 +242,22 @@ class HandshakeDevice(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DeviceHandshakeBody(Wire, frozen=True, kw_only=True):
+    """An API key, and the device that it is to speak for."""
+
     api_key: str
     device: HandshakeDevice
 
 
 class DeviceHandshakeResponse(Wire, frozen=True, kw_only=True):
+    """A token of a device."""
+
     token: str
     expires_at: Moment | UnsetType = UNSET
 
 
 class RevocationList(Wire, frozen=True, kw_only=True):
+    """The tokens of devices that were revoked and have not ended yet."""
+
     jti: list[str]
     generated_at: Moment | UnsetType = UNSET
 
@@ -264,6 +282,8 @@ class RunState(Wire, frozen=True, kw_only=True):
 
 
 class RunStateAnswer(Wire, frozen=True, kw_only=True):
+    """Where a run is."""
+
     state: RunState
 
 
@@ -282,6 +302,8 @@ class Artifact(Wire, frozen=True, kw_only=True):
 
 
 class ArtifactList(Wire, frozen=True, kw_only=True):
+    """The files of a run."""
+
     artifacts: list[Artifact]
 
 
@@ -305,6 +327,8 @@ class Event(Wire, frozen=True, kw_only=True):
 
 
 class EventPage(Wire, frozen=True, kw_only=True):
+    """Events, oldest first."""
+
     events: list[Event]
 
 
@@ -329,6 +353,8 @@ class Pipeline(Wire, frozen=True, kw_only=True):
 
 
 class PipelineList(Wire, frozen=True, kw_only=True):
+    """All pipelines by name."""
+
     pipelines: list[Pipeline]
 
 
@@ -346,6 +372,8 @@ class Plugin(Wire, frozen=True, kw_only=True):
 
 
 class PluginList(Wire, frozen=True, kw_only=True):
+    """All plugins."""
+
     plugins: list[Plugin]
 
 
@@ -366,6 +394,8 @@ class Driver(Wire, frozen=True, kw_only=True):
 
 
 class DriverList(Wire, frozen=True, kw_only=True):
+    """All drivers by name."""
+
     drivers: list[Driver]
 
 
@@ -377,11 +407,15 @@ class SessionBody(Wire, frozen=True, kw_only=True):
 
 
 class MemberTeam(Wire, frozen=True, kw_only=True):
+    """The team within which somebody acts, and as what."""
+
     id: Uuid
     role: str | None
 
 
 class PersonMe(Wire, frozen=True, kw_only=True):
+    """The person behind a credential."""
+
     id: Uuid
     email: str | None
     name: str
@@ -442,6 +476,8 @@ class FileWriteQuery(FileQuery, frozen=True, kw_only=True):
 
 
 class FileWritten(Wire, frozen=True, kw_only=True):
+    """A file that is on the device now; its size in bytes."""
+
     path: str
     size: int
 

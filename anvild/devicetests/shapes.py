@@ -75,6 +75,7 @@ def state_shape(run: Run) -> wire.RunState:
 
 
 def finding_shape(finding: Finding) -> wire.Finding:
+    """Return a finding."""
     return wire.Finding(
         id=finding.id,
         run_id=finding.run_id,
@@ -115,6 +116,7 @@ def _facts(device: Device) -> dict[str, Any]:
 
 
 def key_shape(key: ApiKey) -> wire.ApiKeyListed:
+    """Return a key without its text."""
     return wire.ApiKeyListed(
         id=key.id,
         name=key.name,
@@ -127,6 +129,7 @@ def key_shape(key: ApiKey) -> wire.ApiKeyListed:
 
 
 def audit_shape(event: Event, team_id: str) -> wire.AuditEvent:
+    """Return an entry of the audit log of a team."""
     number = EVENT_ID_BASE | event.id
     text = f"{number:032x}"
     return wire.AuditEvent(
@@ -144,6 +147,7 @@ def audit_shape(event: Event, team_id: str) -> wire.AuditEvent:
 
 
 def event_shape(event: Event) -> wire.Event:
+    """Return an event as the streams show it."""
     return wire.Event(
         id=event.id,
         at=event.at,
@@ -157,6 +161,7 @@ def event_shape(event: Event) -> wire.Event:
 
 
 def pipeline_shape(listed: Listed) -> wire.Pipeline:
+    """Return a pipeline, or why it cannot be used."""
     pipeline = listed.pipeline
     if pipeline is None:
         return wire.Pipeline(
@@ -181,6 +186,7 @@ def pipeline_shape(listed: Listed) -> wire.Pipeline:
 
 
 def plugin_shape(info: PluginInfo) -> wire.Plugin:
+    """Return a plugin."""
     return wire.Plugin(
         name=info.name,
         distribution=info.distribution,
@@ -194,6 +200,7 @@ def plugin_shape(info: PluginInfo) -> wire.Plugin:
 
 
 def driver_shape(info: DriverInfo) -> wire.Driver:
+    """Return a driver with its health."""
     return wire.Driver(
         name=info.name,
         version=info.version,

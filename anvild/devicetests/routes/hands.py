@@ -74,6 +74,8 @@ class Chunk(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ExitStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """An exit code, or the number of the signal that ended the program."""
+
     code: int | None
     signal: int | None
 
@@ -85,6 +87,8 @@ class Exited(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ErrorBody(msgspec.Struct, frozen=True, kw_only=True):
+    """What went wrong."""
+
     code: str
     message: str
 
