@@ -1419,10 +1419,10 @@ class Agent:
             handler = self.handlers.get(fd)
             if handler:
                 handler(fd, events)
-        if self.stalled:
-            self.release_stalled()
         if self.readable and self.channel >= 0:
             self.receive()
+        if self.stalled:  # asked after the host was heard: a thawed guest finds that much time has passed
+            self.release_stalled()
         self.pump()
         self.flush()
 

@@ -158,8 +158,9 @@ class Group:
             for name, (file, value) in values.items():
                 if name in self._layout.second_controllers:
                     (self._second / file).write_text(value)
-            with contextlib.suppress(OSError):  # a kernel without swap accounting has no such file
-                (self._second / "memory.swap.max").write_text("0")
+            if "memory" in self._layout.second_controllers:
+                with contextlib.suppress(OSError):  # a kernel without swap accounting has no such file
+                    (self._second / "memory.swap.max").write_text("0")
         if "memory" in self._first:
             (self._first["memory"] / "memory.limit_in_bytes").write_text(str(limits.memory))
             with contextlib.suppress(OSError):

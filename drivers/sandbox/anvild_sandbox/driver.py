@@ -160,7 +160,7 @@ class SandboxDriver(Driver, Provision, Snapshot):
     async def create(self, request: DeviceRequest) -> DeviceFact:
         async with self._lock(request.identity):
             existing = self._sandboxes.get(request.identity)
-            if existing is not None:
+            if existing is not None and existing.init.alive():
                 if existing.request.template != request.template:
                     raise AlreadyExists(
                         f"the sandbox {request.identity!r} exists and was made from {existing.request.template!r}"
@@ -170,6 +170,7 @@ class SandboxDriver(Driver, Provision, Snapshot):
                 raise InvalidArgument("a sandbox shares its host's file system and has no disk limit: leave disk out")
             if self._agent is None:
                 raise Unavailable("the driver has not been started")
+            self._sandboxes.pop(request.identity, None)
             if len(self._sandboxes) + len(self._reserved) >= self._slots:
                 raise ResourceExhausted(f"all {self._slots} sandboxes of this host are in use", slots=self._slots)
             self._reserved.add(request.identity)
@@ -250,13 +251,15 @@ class SandboxDriver(Driver, Provision, Snapshot):
         return started
 
     async def destroy(self, identity: str) -> None:
-        async with self._lock(identity):
+        lock = self._lock(identity)
+        async with lock:
             self._sandboxes.pop(identity, None)
             try:
                 await trio.to_thread.run_sync(self._clear_away, identity)
             except OSError as error:
                 raise Unavailable(f"the sandbox {identity!r} could not be removed: {error}") from error
-        self._locks.pop(identity, None)
+        if not lock.statistics().tasks_waiting and not lock.locked():
+            self._locks.pop(identity, None)
 
     def _clear_away(self, identity: str) -> None:
         """End and remove whatever there is of a sandbox, however far it had come. Raises OSError."""

@@ -143,6 +143,13 @@ async def test_a_sandbox_is_shut(driver: SandboxDriver, tmp_path: Path) -> None:
         assert str(tmp_path) not in mounts()
 
 
+async def test_what_a_sandbox_cannot_be_is_told(driver: SandboxDriver) -> None:
+    async with box(driver) as session:
+        failed = await session.agent.identify(hostname="other", time=1, entropy=b"x" * 32, environment={"A": "b"})
+        assert set(failed) == {"hostname", "time", "entropy"}
+        assert await output(session, "hostname; echo $A") == "sandbox\nb\n"
+
+
 async def test_limits(driver: SandboxDriver) -> None:
     async with box(driver, memory=64 * 2**20) as session:
         hog = await run(session, shell("python3 -c 'x = bytearray(200 << 20); print(len(x))'"))
