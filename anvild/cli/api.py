@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Collection, Mapping
 from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
 import httpx2
 import msgspec
 import trio
-from httpx2.websockets import AsyncWebSocketSession, WebSocketUpgradeError
 
 from .context import Context
 from .exits import ExitCode, Failure, exit_for_status
@@ -24,7 +23,6 @@ STREAMING = httpx2.Timeout(60, connect=10)
 """An event stream counts as broken after so many seconds without a byte; the daemon's comments keep it alive."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 5.0
 GIVE_UP_AFTER = 60.0
-MAX_FRAME = 16 * 2**20
 
 Document = dict[str, Any]
 
@@ -74,7 +72,7 @@ class Api:
     """
 
     def __init__(self, http: httpx2.AsyncClient, connection: Connection) -> None:
-        self._http = http
+        self.http = http
         self._to = connection
 
     async def get(self, path: str, /, **query: object) -> Document:
@@ -107,15 +105,15 @@ class Api:
             yield _split(response.aiter_bytes())
 
     async def events(
-        self, path: str, /, *, after: str | None = None, **query: object
+        self, path: str, /, *, after: str | None = None, last: Collection[str] = (), **query: object
     ) -> AsyncGenerator[ServerEvent, None]:
         """Follow an event stream to its end, over broken connections and restarts of the daemon, without a gap.
 
-        The stream of a run ends with the run, that of the team never does. Raises Failure when the daemon refuses the
-        stream, or has not answered for a minute.
+        The stream of a run ends with the run, that of the team never does. ``last`` names the kinds of events that
+        nothing follows. Raises Failure when the daemon refuses the stream, or has not answered for a minute.
         """
-        pause, since = FIRST_PAUSE, trio.current_time()
-        while True:
+        pause, since, ended = FIRST_PAUSE, trio.current_time(), False
+        while not ended:
             try:
                 async with self._stream(
                     "GET", path, query=query, headers=_resume(after), timeout=STREAMING
@@ -126,32 +124,21 @@ class Api:
                         async for event in stream:
                             pause, since = FIRST_PAUSE, trio.current_time()
                             after = event.id or after
+                            ended = event.kind in last
                             yield event
                 since = trio.current_time()
             except Failure as failure:
                 waited = trio.current_time() - since
                 if failure.exit_code is not ExitCode.UNREACHABLE or waited >= GIVE_UP_AFTER:
                     raise
-            await trio.sleep(pause)
-            pause = min(pause * 2, LONGEST_PAUSE)
+            if not ended:
+                await trio.sleep(pause)
+                pause = min(pause * 2, LONGEST_PAUSE)
 
     async def log_in(self, email: str, password: str) -> None:
         """Begin a session by cookie for the calls that follow, where no key is known yet."""
         answer = await self.post("/auth/session", {"email": email, "password": password})
-        self._http.headers["X-CSRF-Token"] = answer["csrfToken"]
-
-    @asynccontextmanager
-    async def websocket(self, path: str) -> AsyncIterator[AsyncWebSocketSession]:
-        """Open a WebSocket."""
-        try:
-            async with self._http.websocket(PREFIX + path, max_message_size_bytes=MAX_FRAME) as session:
-                yield session
-        except* WebSocketUpgradeError as group:
-            refused = group.exceptions[0]
-            assert isinstance(refused, WebSocketUpgradeError)
-            raise self._failure(refused.response.status_code, b"") from None
-        except* httpx2.TransportError as group:
-            raise self._unreachable(group.exceptions[0]) from None
+        self.http.headers["X-CSRF-Token"] = answer["csrfToken"]
 
     async def _read_events(self, response: httpx2.Response) -> AsyncGenerator[ServerEvent, None]:
         try:
@@ -159,7 +146,7 @@ class Api:
                 if event.data:
                     yield ServerEvent(event.id, event.event, _document(event.data.encode()))
         except httpx2.TransportError as error:
-            raise self._unreachable(error) from None
+            raise self.unreachable(error) from None
 
     async def _call(
         self,
@@ -174,7 +161,7 @@ class Api:
             try:
                 return _document(await response.aread())
             except httpx2.TransportError as error:
-                raise self._unreachable(error) from None
+                raise self.unreachable(error) from None
 
     @asynccontextmanager
     async def _stream(
@@ -192,7 +179,7 @@ class Api:
         sent = dict(headers or {})
         if body is not None:
             sent["Content-Type"] = "application/json"
-        request = self._http.build_request(
+        request = self.http.build_request(
             method,
             PREFIX + path,
             params={name: str(value) for name, value in (query or {}).items() if value is not None},
@@ -201,18 +188,18 @@ class Api:
             timeout=timeout,
         )
         try:
-            response = await self._http.send(request, stream=True)
+            response = await self.http.send(request, stream=True)
         except httpx2.TransportError as error:
-            raise self._unreachable(error) from None
+            raise self.unreachable(error) from None
         try:
             if not response.is_success:
-                raise self._failure(response.status_code, await response.aread())
+                raise self.failure(response.status_code, await response.aread())
             yield response
         finally:
             with trio.CancelScope(shield=True):
                 await response.aclose()
 
-    def _failure(self, status: int, body: bytes) -> Failure:
+    def failure(self, status: int, body: bytes) -> Failure:
         """Turn an error answer into the failure of the command."""
         if status == 401 and self._to.key is None:
             return Failure(
@@ -228,7 +215,8 @@ class Api:
             )
         return Failure(exit_for_status(status), error.code, error.message)
 
-    def _unreachable(self, error: BaseException) -> Failure:
+    def unreachable(self, error: BaseException) -> Failure:
+        """Turn a broken connection into the failure of the command."""
         reason = str(error) or type(error).__name__
         return Failure(
             ExitCode.UNREACHABLE,

@@ -16,7 +16,7 @@ __all__ = ["app"]
 
 app = App(name="devices")
 app.command("anvild.cli.hands:exec_", name="exec", help="Run a program on a device; its exit code becomes anvil's.")
-app.command("anvild.cli.hands:shell", name="shell", help="Open a terminal on a device.")
+app.command("anvild.cli.terminal:shell", name="shell", help="Open a terminal on a device.")
 app.command("anvild.cli.files:push", name="push", help="Copy a file to a device.")
 app.command("anvild.cli.files:pull", name="pull", help="Copy a file from a device.")
 

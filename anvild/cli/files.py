@@ -48,7 +48,9 @@ async def push(
 async def pull(
     device: str,
     source: Annotated[str, Parameter(help="Absolute path on the device.")],
-    target: Annotated[Path, Parameter(help="File or directory to write; - for standard output.")] = Path(),
+    target: Annotated[
+        Path, Parameter(allow_leading_hyphen=True, help="File or directory to write; - for standard output.")
+    ] = Path(),
     /,
     *,
     context: Ctx,

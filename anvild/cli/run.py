@@ -22,6 +22,7 @@ from .wire import Run, read
 __all__ = ["run"]
 
 EXIT_BY_STATUS = {"passed": ExitCode.OK, "failed": ExitCode.FAILED, "cancelled": ExitCode.CANCELLED}
+ENDINGS = frozenset(f"run.{status}" for status in EXIT_BY_STATUS)
 
 
 async def run(
@@ -100,14 +101,11 @@ async def _follow(api: Api, run_id: str, output: Output) -> None:
     with people.status(plain(f"{run_id} queued")) as status:
         if output.json or not people.is_terminal:
             status.stop()
-        async with aclosing(api.events(f"/runs/{run_id}/events", after="0")) as stream:
+        async with aclosing(api.events(f"/runs/{run_id}/events", after="0", last=ENDINGS)) as stream:
             async for event in stream:
                 if not output.json:
                     output.say(sentence(event))
-                state = event.kind.removeprefix("run.")
-                status.update(plain(f"{run_id} {state}"))
-                if state in EXIT_BY_STATUS:
-                    return
+                status.update(plain(f"{run_id} {event.kind.removeprefix('run.')}"))
 
 
 async def _cancel(api: Api, run_id: str) -> None:
