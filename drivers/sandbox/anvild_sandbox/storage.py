@@ -12,7 +12,6 @@ import re
 import shutil
 import subprocess
 import uuid
-from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -217,21 +216,16 @@ def copy_tree_command(source: Path, target: Path) -> list[str]:
 
 def remove_tree(tree: Path) -> None:
     """Remove a tree, opening folders that bar their owner. Raises OSError; what is not there is no error."""
-
-    def open_and_retry(function: Callable[..., object], path: str, failure: tuple[object, object, object]) -> None:
-        if isinstance(failure[1], FileNotFoundError):
-            return
-        Path(path).parent.chmod(0o700)
-        if Path(path).is_dir() and not Path(path).is_symlink():
-            Path(path).chmod(0o700)
-            shutil.rmtree(path)
-        else:
-            function(path)
-
-    if tree.is_dir() and not tree.is_symlink():
-        shutil.rmtree(tree, onerror=open_and_retry)
-    else:
+    if not tree.is_dir() or tree.is_symlink():
         tree.unlink(missing_ok=True)
+        return
+    if os.geteuid() != 0:
+        tree.chmod(0o700)
+        for folder, folders, _ in os.walk(tree):  # from the top: each is opened before it is listed
+            for inner in (Path(folder, name) for name in folders):
+                if not inner.is_symlink():
+                    inner.chmod(0o700)
+    shutil.rmtree(tree)
 
 
 def kernel_message(completed: subprocess.CompletedProcess[str]) -> str:
