@@ -20,7 +20,7 @@ import hypothesis.strategies as st
 import pytest
 import trio
 import trio.testing
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import (
     RuleBasedStateMachine,
     initialize,
@@ -389,6 +389,8 @@ def test_no_history_breaks_the_engine(migrated_sqlite: Path, monkeypatch: pytest
             stateful_step_count=25,
             deadline=None,
             suppress_health_check=list(HealthCheck),
-            print_blob=True,
+            # The store's threads make no two executions quite the same, so a failure is told as it was found.
+            phases=[Phase.generate],
+            report_multiple_bugs=False,
         ),
     )
