@@ -89,9 +89,15 @@ class Http1(H11Protocol):
     async def stream_send(self, event: StreamEvent) -> None:
         if isinstance(event, StreamClosed):
             await self.link.flush()
-        elif isinstance(event, Response) and event.status_code >= 200 and self.context.terminated.is_set():
+        elif isinstance(event, Response) and event.status_code >= 200 and self._is_last():
             event = replace(event, headers=[*event.headers, (b"connection", b"close")])
         await super().stream_send(event)
+
+    def _is_last(self) -> bool:
+        """Whether the connection ends after this answer: the daemon stops, or it is given before its request has come
+        to an end, of which nobody will read the rest."""
+        unread = isinstance(self.stream, Exchange) and self.connection.their_state is h11.SEND_BODY
+        return unread or self.context.terminated.is_set()
 
     async def _handle_events(self) -> None:
         while True:
