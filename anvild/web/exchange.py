@@ -105,7 +105,8 @@ class Inbox:
         if scope.cancelled_caught and not self._messages and not self._closed:
             raise SlowBody
         earned = (self._bytes - MESSAGE_COST * len(self._messages)) / self._rate
-        self._patience = min(self._limit, self._patience - (trio.current_time() - start) + earned)
+        left = self._patience - (trio.current_time() - start) + earned
+        self._patience = min(self._limit, max(0.0, left))
 
 
 class Exchange(HTTPStream):

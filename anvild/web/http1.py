@@ -70,8 +70,8 @@ class Http1(H11Protocol):
 
     @property
     def idle(self) -> bool:
-        """Whether no request is being answered."""
-        return self.stream is None
+        """Whether no request is being answered. A WebSocket has no end of its own that could be waited for."""
+        return self.stream is None or isinstance(self.stream, WebSocketStream)
 
     async def handle(self, event: Event) -> None:
         await super().handle(event)
@@ -79,7 +79,9 @@ class Http1(H11Protocol):
             self._set_deadline()
 
     async def say_goodbye(self) -> None:
-        """HTTP/1 has no farewell but the end of the connection."""
+        """Close a WebSocket; otherwise HTTP/1 has no farewell but the end of the connection."""
+        if isinstance(self.stream, WebSocketStream):
+            await self.stream.go_away()
 
     async def timed_out(self) -> None:
         """The client was silent for too long: an idle connection just ends, a half-sent head is answered."""

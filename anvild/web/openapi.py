@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
@@ -85,11 +85,11 @@ def document(api: Api) -> Schema:
     return found
 
 
-def merge(documents: Iterable[Schema], *, title: str, version: str) -> Schema:
-    """Merge the documents of several wings into one.
+def merge(documents: Mapping[str, Schema], *, title: str, version: str) -> Schema:
+    """Merge the documents of several wings, given by name, into one.
 
-    A path that two wings serve keeps the operations of both by method. Raises ValueError where they both have the same
-    method, or schemas of one name that differ.
+    A path that two wings serve keeps the operations of both by method. An operation's id that is taken gets its wing's
+    name before it. Raises ValueError where two wings have the same method at a path, or differing schemas of one name.
     """
     merged: Schema = {
         "openapi": "3.1.0",
@@ -98,12 +98,22 @@ def merge(documents: Iterable[Schema], *, title: str, version: str) -> Schema:
         "paths": {},
         "components": {"schemas": {}, "securitySchemes": {}},
     }
-    for one in documents:
+    taken: set[str] = set()
+    for wing, one in documents.items():
         for path, item in one["paths"].items():
-            _join(merged["paths"].setdefault(path, {}), item, path, same_is_fine=False)
+            named = {method: _named(operation, wing, taken) for method, operation in item.items()}
+            _join(merged["paths"].setdefault(path, {}), named, path, same_is_fine=False)
         for section, entries in one.get("components", {}).items():
             _join(merged["components"].setdefault(section, {}), entries, section, same_is_fine=True)
     return merged
+
+
+def _named(operation: Schema, wing: str, taken: set[str]) -> Schema:
+    name = operation["operationId"]
+    if name in taken:
+        name = f"{wing}.{name}"
+    taken.add(name)
+    return operation | {"operationId": name}
 
 
 def _join(into: Schema, entries: Schema, where: str, *, same_is_fine: bool) -> None:

@@ -94,6 +94,12 @@ class WebSocketStream(WSStream):
             self._decided.set()
         await self.link.flush()
 
+    async def go_away(self) -> None:
+        """Close it because the daemon stops; the handler is told as if the client had gone."""
+        if self.state is ASGIWebsocketState.CONNECTED:
+            await self._end(CloseReason.GOING_AWAY)
+            await self.link.flush()
+
     async def _run(self) -> None:
         try:
             await self.link.app(self.scope, self._inbox.receive, self.app_send)
