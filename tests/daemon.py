@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import select
@@ -110,6 +109,16 @@ class Daemon:
         self._forget()
         return status
 
+    def tidy(self) -> None:
+        """Cancel what runs and destroy what was made: devices outlive the daemon, and shall not outlive a test."""
+        with self.client() as client:
+            for run in client.get("/api/v1/runs").json()["runs"]:
+                if run["status"] in ("queued", "running"):
+                    client.post(f"/api/v1/runs/{run['id']}/cancel")
+                    self.wait_for(run["id"])
+            for device in client.get("/api/v1/devices").json()["devices"]:
+                client.delete(f"/api/v1/devices/{device['id']}")
+
     def kill(self) -> None:
         """Kill it as a power cut would."""
         assert self.process is not None
@@ -166,12 +175,14 @@ def daemon_factory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
     yield make
     for daemon in made:
-        if daemon.process is not None:
-            with contextlib.suppress(ProcessLookupError):
-                try:
-                    daemon.stop()
-                except subprocess.TimeoutExpired:
-                    daemon.kill()
+        if daemon.process is None:
+            continue
+        daemon.tidy()
+        try:
+            daemon.stop()
+        except subprocess.TimeoutExpired:
+            daemon.kill()
+            raise
 
 
 @pytest.fixture(scope="session")

@@ -60,11 +60,6 @@ def crashing(daemon_factory: Any) -> Iterator[Daemon]:
     yield daemon
     if daemon.process is None:
         daemon.start()
-    # What a failed test left running is cancelled, so that its sandboxes go.
-    with daemon.client() as client:
-        for run in client.get("/api/v1/runs").json()["runs"]:
-            if run["status"] in ("queued", "running"):
-                client.post(f"/api/v1/runs/{run['id']}/cancel")
 
 
 @pytest.fixture(scope="session")
