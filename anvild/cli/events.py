@@ -14,7 +14,7 @@ from .output import Output, plain
 
 __all__ = ["events", "print_event", "sentence"]
 
-TOLD = ("message", "reason", "state", "status", "phase", "name", "title", "device", "exit_code", "error")
+TOLD = ("step", "state", "message", "severity", "title", "reason", "status", "phase", "name", "driver", "text", "error")
 """The values of an event that a person wants on its line, in this order."""
 
 
@@ -57,5 +57,7 @@ def sentence(event: ServerEvent) -> str:
     """Tell an event in one line: when, what, of what, and what is worth knowing of it."""
     values: Mapping[str, Any] = event.data.get("data") or {}
     told = [plain(values[name]) for name in TOLD if values.get(name) not in (None, "")]
+    if "number" in values and "of" in values:
+        told.insert(0, f"{values['number']}/{values['of']}")
     at = str(event.data.get("at", ""))[11:19]
-    return "  ".join(part for part in (at, f"{event.kind:<20}", *told) if part)
+    return "  ".join(part for part in (at, f"{event.kind:<15}", *told) if part).rstrip()

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import trio
 from cyclopts import Parameter
-from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
 
 from .api import Api, connect
 from .context import Ctx
@@ -22,6 +22,9 @@ from .wire import Run, read
 __all__ = ["run"]
 
 EXIT_BY_STATUS = {"passed": ExitCode.OK, "failed": ExitCode.FAILED, "cancelled": ExitCode.CANCELLED}
+UNTOLD = frozenset({"run.phase", "run.output", "artifact.stored", "lease.granted"})
+"""Events that a person who watches a run need not read; ``anvil events`` and the run's files have them all."""
+
 ENDINGS = frozenset(f"run.{status}" for status in EXIT_BY_STATUS)
 
 
@@ -96,16 +99,22 @@ async def _watch(api: Api, run_id: str, output: Output) -> bool:
 
 
 async def _follow(api: Api, run_id: str, output: Output) -> None:
-    """Print the events of a run until the last one, with a moving line on a terminal."""
-    people = Console(stderr=True)
-    with people.status(plain(f"{run_id} queued")) as status:
-        if output.json or not people.is_terminal:
-            status.stop()
+    """Print what is worth telling of a run until its end; on a terminal, with a bar of its steps."""
+    columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
+    quiet = output.json or not output.console.is_terminal
+    with Progress(*columns, console=output.console, transient=True, disable=quiet) as shown:
+        bar = shown.add_task("queued", total=None)
         async with aclosing(api.events(f"/runs/{run_id}/events", after="0", last=ENDINGS)) as stream:
             async for event in stream:
-                if not output.json:
+                values = event.data.get("data") or {}
+                begun = values.get("state") == "begun"
+                if event.kind == "run.step":
+                    done = values["number"] - begun
+                    shown.update(bar, description=plain(values["step"]), completed=done, total=values["of"])
+                elif event.kind == "run.running":
+                    shown.update(bar, description="running")
+                if not (output.json or begun or event.kind in UNTOLD):
                     output.say(sentence(event))
-                status.update(plain(f"{run_id} {event.kind.removeprefix('run.')}"))
 
 
 async def _cancel(api: Api, run_id: str) -> None:
