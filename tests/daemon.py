@@ -23,6 +23,11 @@ PASSWORD = "correct horse battery"
 READY_SECONDS = 60.0
 
 
+def environment() -> dict[str, str]:
+    """The environment of the executables: an installed daemon keeps its compiled modules, so ours does too."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+
+
 @dataclass
 class Daemon:
     """One daemon that a test can start, stop and kill, over one data directory."""
@@ -63,7 +68,7 @@ class Daemon:
 
     def anvil(self, *args: str, check: bool = False, timeout: float = 120) -> subprocess.CompletedProcess[str]:
         """Run the client against this daemon."""
-        environ = {**os.environ, **self.environ, "ANVIL_URL": self.url, "ANVIL_API_KEY": self.keys.get("live_key", "")}
+        environ = {**environment(), **self.environ, "ANVIL_URL": self.url, "ANVIL_API_KEY": self.keys.get("live_key", "")}
         done = subprocess.run(
             [str(BIN / "anvil"), *args], capture_output=True, text=True, timeout=timeout, env=environ, check=False
         )
@@ -87,7 +92,7 @@ class Daemon:
                 ],
                 stdout=subprocess.PIPE,
                 stderr=log,
-                env={**os.environ, **self.environ},
+                env={**environment(), **self.environ},
             )
         assert self.process.stdout is not None
         ready, _, _ = select.select([self.process.stdout], [], [], READY_SECONDS)
