@@ -302,7 +302,7 @@ class FakeSession(Session, Exec, Files):
             raise NotFound(f"there is no program {program!r}")
         return FakeProcess(program, args)
 
-    async def attach(self, tag: str) -> Process:
+    async def attach(self, tag: str, *, replay: bool = False) -> Process:
         raise NotFound(f"there is no process {tag!r}")
 
     async def processes(self) -> Sequence[ProcessInfo]:

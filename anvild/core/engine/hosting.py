@@ -236,6 +236,7 @@ class HostedDriver:
             self._driver = driver
             await self._set("running", None)
             broken = await self._serve(driver)
+            self._reason = broken.reason
             raise broken
         finally:
             self._driver = None

@@ -130,6 +130,7 @@ async def test_a_driver_that_stops_ends_its_runs(lab: Lab, start_engine: StartEn
     assert running.engine.drivers()[0].state == "quarantined"
     waiting = await running.engine.runs.get(run.id)
     assert (waiting.state, waiting.reason_code) == ("queued", "driver_fault")
+    assert "a bug in watch" in str(waiting.reason)
     lab.watch_error = None
     lab.gate("go").set()
     await running.engine.rearm_driver("fake")

@@ -385,7 +385,7 @@ def test_no_history_breaks_the_engine(migrated_sqlite: Path, monkeypatch: pytest
     run_state_machine_as_test(
         EngineMachine,
         settings=settings(
-            max_examples=15,
+            max_examples=25,
             stateful_step_count=25,
             deadline=None,
             suppress_health_check=list(HealthCheck),

@@ -87,7 +87,7 @@ class Rough(Session, Exec, Measure, Shake):
             await trio.sleep(math.inf)
         return self.process
 
-    async def attach(self, tag: str) -> Process:
+    async def attach(self, tag: str, *, replay: bool = False) -> Process:
         raise NotFound(f"no {tag}")
 
     async def processes(self) -> Sequence[ProcessInfo]:
