@@ -27,7 +27,7 @@ from anvild.core.logging import configure, get_logger
 from anvild.core.plugins import Plugins
 from anvild.core.settings import Settings, SettingsError
 from anvild.core.store import Store, open_store
-from anvild.core.systemd import Systemd
+from anvild.core.systemd import Systemd, inherited_sockets
 from anvild.sdk import Driver, Event, Mount, Services
 from anvild.web.app import root_app
 from anvild.web.metrics import Metrics, Readiness
@@ -61,7 +61,8 @@ async def serve(
     systemd = Systemd.from_environ(os.environ)
     async with AsyncExitStack() as stack:
         stack.enter_context(_claimed(settings.data_dir))
-        listeners = bind(settings.listen)
+        inherited = [trio.socket.from_stdlib_socket(sock) for sock in inherited_sockets(os.environ)]
+        listeners = [trio.SocketListener(sock) for sock in inherited] or bind(settings.listen)
         # From here on the port is ours, but nobody is answered before everything stands.
         for listener in listeners:
             stack.push_async_callback(listener.aclose)

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import json
+import shutil
+import signal
+import socket
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+
+import httpx2
+import pytest
 
 from tests.daemon import BIN, Daemon
 
@@ -38,6 +44,38 @@ def test_a_port_in_use(lab: Daemon, tmp_path: Path) -> None:
     done = serve("--data-dir", tmp_path / "data", "--listen", port)
     assert done.returncode == 6
     assert port in json.loads(done.stderr.splitlines()[-1])["reason"]
+
+
+@pytest.mark.skipif(shutil.which("systemd-socket-activate") is None, reason="systemd is not installed")
+def test_a_port_that_systemd_holds(tmp_path: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = ["systemd-socket-activate", "-l", f"127.0.0.1:{port}", BIN / "anvild", "serve", "--data-dir", tmp_path]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stderr.readline()  # it listens
+        assert httpx2.get(f"http://127.0.0.1:{port}/healthz", timeout=60).status_code == 200
+        assert json.loads(process.stdout.readline())["url"] == f"http://127.0.0.1:{port}"
+        process.terminate()
+        assert process.wait(60) == 0
+
+
+def test_systemd_is_told(daemon_factory: Callable[..., Daemon], tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(tmp_path / "notify"))
+        systemd.settimeout(60)
+        environ = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "3600000000"}
+        service = daemon_factory("[drivers.microvm]\nenabled = false\n", environ=environ).start()
+        told = {systemd.recv(4096).split(b"\n")[0] for _ in range(2)}
+        assert told == {b"READY=1", b"WATCHDOG=1"}
+        assert service.process is not None
+        service.process.send_signal(signal.SIGHUP)
+        assert systemd.recv(4096).startswith(b"RELOADING=1\nMONOTONIC_USEC=")
+        assert systemd.recv(4096).startswith(b"READY=1")
+        assert service.stop() == 0
+        assert systemd.recv(4096).startswith(b"STOPPING=1")
 
 
 def test_the_daemon_of_this_machine_is_found(
