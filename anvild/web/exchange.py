@@ -8,7 +8,7 @@ from math import inf
 from typing import TYPE_CHECKING, Any, cast
 
 import trio
-from hypercorn.protocol.events import Body, EndBody, Event, Response, StreamClosed
+from hypercorn.protocol.events import Event, StreamClosed
 from hypercorn.protocol.http_stream import ASGIHTTPState, HTTPStream
 from hypercorn.utils import UnexpectedMessageError, suppress_body
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from hypercorn.typing import ASGISendEvent
 
     from .connection import Connection
+    from .http1 import Http1
+    from .http2 import Http2
 
 __all__ = ["Exchange", "Inbox", "SlowBody"]
 
@@ -121,7 +123,7 @@ class Exchange(HTTPStream):
     def __init__(
         self,
         link: Connection,
-        send: Callable[[Event], Awaitable[None]],
+        wire: Http1 | Http2,
         stream_id: int,
         *,
         before_wait: Callable[[], Awaitable[None]] | None = None,
@@ -135,10 +137,11 @@ class Exchange(HTTPStream):
             False,
             link.client,
             link.server,
-            send,
+            wire.stream_send,
             stream_id,
         )
         self.link = link
+        self._wire = wire
         self._cancel = trio.CancelScope()
         self._head: Message | None = None
         self._inbox = Inbox(
@@ -192,11 +195,7 @@ class Exchange(HTTPStream):
             headers.append((b"content-length", b"%d" % len(body)))
         if bodiless or self.scope["method"] == "HEAD":
             body = b""
-        await self.send(Response(self.stream_id, headers, status))
-        if body:
-            await self.send(Body(self.stream_id, body))
-        await self.send(EndBody(self.stream_id))
-        await self.send(StreamClosed(self.stream_id))
+        await self._wire.answer(self.stream_id, status, headers, body)
 
     async def _run(self) -> None:
         try:

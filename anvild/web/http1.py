@@ -101,6 +101,18 @@ class Http1(H11Protocol):
         unread = isinstance(self.stream, Exchange) and self.connection.their_state is h11.SEND_BODY
         return unread or self.context.terminated.is_set()
 
+    async def answer(self, stream_id: int, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
+        """Send an answer that is all there, in one write."""
+        headers += self.config.response_headers("h11")
+        if self.context.terminated.is_set():
+            headers.append((b"connection", b"close"))
+        await self._send_h11_event(h11.Response(status_code=status, headers=headers))
+        if body:
+            await self._send_h11_event(h11.Data(data=body))
+        await self._send_h11_event(h11.EndOfMessage())
+        await self.link.flush()
+        await self._maybe_recycle()
+
     async def _handle_events(self) -> None:
         while True:
             try:
@@ -124,6 +136,8 @@ class Http1(H11Protocol):
                 await self.stream.handle(Body(stream_id=STREAM_ID, data=bytes(event.data)))
             elif isinstance(event, h11.EndOfMessage):
                 await self.stream.handle(EndBody(stream_id=STREAM_ID))
+                if not self.connection.trailing_data[0]:
+                    return
             elif isinstance(event, Data):
                 await self.stream.handle(event)
 
@@ -140,7 +154,7 @@ class Http1(H11Protocol):
             self.stream = WebSocketStream(self.link, self.stream_send, STREAM_ID)
             self.connection = H11WSConnection(cast("h11.Connection", self.connection))
         else:
-            self.stream = Exchange(self.link, self.stream_send, STREAM_ID, before_wait=self._invite)
+            self.stream = Exchange(self.link, self, STREAM_ID, before_wait=self._invite)
         self.keep_alive_requests += 1
         await self.stream.handle(
             Request(

@@ -102,6 +102,14 @@ class Http2(H2Protocol):
             # The stream, or the connection, has been ended by the client meanwhile.
             await self._close_stream(event.stream_id)
 
+    async def answer(self, stream_id: int, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
+        """Send an answer that is all there."""
+        await self.stream_send(Response(stream_id, headers, status))
+        if body:
+            await self.stream_send(Body(stream_id, body))
+        await self.stream_send(EndBody(stream_id))
+        await self.stream_send(StreamClosed(stream_id))
+
     async def _send_body(self, stream_id: int, data: bytes) -> None:
         rest = memoryview(data)
         while rest:
@@ -166,7 +174,7 @@ class Http2(H2Protocol):
             self.connection.send_headers(stream_id, [(b":status", status)], end_stream=True)
         else:
             self.link.wait_for(inf)
-            stream = Exchange(self.link, self.stream_send, stream_id, taken=partial(self._acknowledge, stream_id))
+            stream = Exchange(self.link, self, stream_id, taken=partial(self._acknowledge, stream_id))
             self.streams[stream_id] = stream
             await stream.handle(
                 Request(
