@@ -1238,7 +1238,10 @@ class Agent:
     def hang_up(self) -> None:
         self.readable = False
         if stat.S_ISCHR(os.fstat(self.channel).st_mode):
-            self.reset()  # a port stays; its host comes back
+            # A port stays; its host comes back. Its greeting may have been read and forgotten by now, because the port
+            # hands data out before it tells that a host is there: ask for it again as soon as the port can be written.
+            self.reset()
+            self.out += MAGIC + bytes(NONCE_SIZE)
         elif self.listener:
             self.drop_channel()
         else:
