@@ -21,22 +21,23 @@ async def order(running: Running) -> list[str]:
 
 async def test_priority_then_fair_between_teams_then_age(lab: Lab, start_engine: StartEngine) -> None:
     running = await start_engine()
-    runs = [
-        await running.engine.runs.submit(asks("noop", name=name, team_id=team, priority=priority))
-        for name, team, priority in [
-            ("a1", TEAM, 0),
-            ("a2", TEAM, 0),
-            ("a3", TEAM, 0),
-            ("b1", OTHER_TEAM, 0),
-            ("b2", OTHER_TEAM, 0),
-            ("urgent", TEAM, 5),
-        ]
-    ]
-    lab.plug("d1")
-    lab.plug("d2")
-    for run in runs:
-        await running.until(run)
-    assert (await order(running))[:3] == ["urgent", "b1", "a1"]
+    for name, team, priority in [
+        ("a1", TEAM, 0),
+        ("a2", TEAM, 0),
+        ("a3", TEAM, 0),
+        ("b1", OTHER_TEAM, 0),
+        ("b2", OTHER_TEAM, 0),
+        ("urgent", TEAM, 5),
+    ]:
+        await running.engine.runs.submit(asks("told", {"wait": name}, name=name, team_id=team, priority=priority))
+    for device in ("d1", "d2"):
+        lab.plug(device)
+        await running.after()
+    for name in ("urgent", "b1", "a1", "b2", "a2", "a3"):
+        assert (await order(running))[:2] == ["urgent", "b1"]
+        lab.gate(name).set()
+        await running.after()
+    assert await order(running) == ["urgent", "b1", "a1", "b2", "a2", "a3"]
 
 
 async def test_a_run_goes_where_it_fits(lab: Lab, start_engine: StartEngine) -> None:
