@@ -68,7 +68,12 @@ class Daemon:
 
     def anvil(self, *args: str, check: bool = False, timeout: float = 120) -> subprocess.CompletedProcess[str]:
         """Run the client against this daemon."""
-        environ = {**environment(), **self.environ, "ANVIL_URL": self.url, "ANVIL_API_KEY": self.keys.get("live_key", "")}
+        environ = {
+            **environment(),
+            **self.environ,
+            "ANVIL_URL": self.url,
+            "ANVIL_API_KEY": self.keys.get("live_key", ""),
+        }
         done = subprocess.run(
             [str(BIN / "anvil"), *args], capture_output=True, text=True, timeout=timeout, env=environ, check=False
         )
