@@ -40,8 +40,7 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
 class Launch(msgspec.Struct, frozen=True, kw_only=True):
     """One start of QEMU. File names are relative to the folder that QEMU is started in.
 
-    ``kernel`` and ``initrd`` are for a cold boot. ``incoming`` waits for a saved state instead; ``bare_state`` says
-    that the state is of the devices alone and comes without the section that describes the machine.
+    ``kernel`` and ``initrd`` are for a cold boot; ``incoming`` waits for a saved state instead.
     """
 
     program: str
@@ -54,7 +53,6 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     kernel: str | None = None
     initrd: str | None = None
     incoming: bool = False
-    bare_state: bool = False
 
 
 _WORDS = {
@@ -87,7 +85,11 @@ def _shown(value: object) -> str:
 
 
 def command_line(launch: Launch) -> list[str]:
-    """Return the arguments that start QEMU with this machine: no network, no display, no monitor but ours."""
+    """Return the arguments that start QEMU with this machine: no network, no display, no monitor but ours.
+
+    Saved states go without the section that describes the machine, because a state of the devices alone never has it;
+    the manifest describes the machine.
+    """
     machine = launch.machine
     accelerator = f"tcg,tb-size={TRANSLATION_CACHE_MIB}" if machine.accelerator == "tcg" else machine.accelerator
     words = [
@@ -110,11 +112,10 @@ def command_line(launch: Launch) -> list[str]:
         *("-chardev", f"socket,id=monitor,fd={launch.monitor_fd},server=on,wait=off"),
         *("-mon", "chardev=monitor,mode=control"),
         *("-sandbox", SANDBOX),
+        *("-global", "migration.send-configuration=off"),
     ]
     if launch.kernel is not None and launch.initrd is not None:
         words += ["-kernel", launch.kernel, "-initrd", launch.initrd, "-append", KERNEL_ARGUMENTS]
     if launch.incoming:
         words += ["-incoming", "defer"]
-    if launch.bare_state:
-        words += ["-global", "migration.send-configuration=off"]
     return words

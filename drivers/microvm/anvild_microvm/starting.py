@@ -120,7 +120,7 @@ async def restore(
     The delta is written into QEMU's memory before the devices are loaded, because they look into it. Leaves no
     process when it fails.
     """
-    launch = msgspec.structs.replace(plan(host, record), incoming=True, bare_state=record.bare_state)
+    launch = msgspec.structs.replace(plan(host, record), incoming=True)
     started = await start_qemu(host, folder, record, launch, on_end)
     try:
         with trio.fail_after(RESTORE_SECONDS):
