@@ -190,6 +190,7 @@ class Capsules:
                         f"the identity {request.identity!r} belongs to a guest of {capsule.record.template!r}"
                     )
                 return capsule.fact
+            await self._host.qemu.look()
             template, manifest = await self.templates.get(request.template)
             record = first_record(self._host, request, manifest)
             self._check_room()
@@ -238,6 +239,7 @@ class Capsules:
         capsule = await self.get(identity)
         if capsule.record.state == "suspended":
             self._check_room()
+            await self._host.qemu.look()
             async with self._host.starting:
                 await capsule.resume()
         return capsule.fact

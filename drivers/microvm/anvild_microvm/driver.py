@@ -46,7 +46,7 @@ from .accelerator import Accelerator, choose_accelerator
 from .background import Background
 from .capsules import Capsules
 from .children import check_tools
-from .host import QEMU_TOOLS, Host, qemu_version
+from .host import QEMU_TOOLS, Host, Qemu
 from .image.builder import Images
 from .image.recipe import read_recipe
 from .process import guest_account
@@ -81,6 +81,7 @@ class MicrovmDriver(Driver, Provision, Suspend, Snapshot, ImageBuild):
         super().__init__(context)
         self._settings = context.settings
         self._background = Background(self._report_defect)
+        self._qemu = Qemu(self._settings.qemu)
         self._accelerator: Accelerator | None = None
         self._choosing = trio.Lock()
         self._images: Images | None = None
@@ -100,12 +101,13 @@ class MicrovmDriver(Driver, Provision, Suspend, Snapshot, ImageBuild):
                 settings=self._settings,
                 account=account,
                 accelerator=await self._choose(),
-                qemu=await qemu_version(self._settings.qemu),
+                qemu=self._qemu,
                 background=self._background,
                 starting=trio.CapacityLimiter(self._settings.starts),
                 log=self.context.log,
                 scope=hashlib.sha256(str(state).encode()).hexdigest()[:8],
             )
+            await self._qemu.look()
             await self._background.open()
             images = Images(cache / "images", account)
             capsules = Capsules(host, state, images, self._recipes, self._lost)
@@ -133,7 +135,7 @@ class MicrovmDriver(Driver, Provision, Suspend, Snapshot, ImageBuild):
         health = await self._health()
         facts = {}
         if health.usable:
-            facts = {"qemu": await qemu_version(self._settings.qemu), "accelerator": (await self._choose()).name}
+            facts = {"qemu": await self._qemu.look(), "accelerator": (await self._choose()).name}
         return Description(
             name=self.name,
             version=version("anvild-driver-microvm"),

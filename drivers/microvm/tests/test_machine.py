@@ -43,7 +43,7 @@ class FakeHost(Host, frozen=True):
 @pytest.fixture
 def host() -> Host:
     return FakeHost(  # nothing else of it is looked at
-        settings=None, account=None, accelerator=None, qemu="7.2.22", background=None,  # type: ignore[arg-type]
+        settings=None, account=None, accelerator=None, qemu=None, background=None,  # type: ignore[arg-type]
         starting=None, log=None, scope="x",  # type: ignore[arg-type]
     )  # fmt: skip
 
