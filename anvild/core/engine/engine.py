@@ -38,6 +38,7 @@ from .values import Actor, DriverInfo, EngineStatistics, LeaseInfo, RunState
 __all__ = ["Engine"]
 
 LONGEST_REST = 60.0
+STARTING_PATIENCE = 20.0
 
 log = get_logger(__name__)
 
@@ -92,7 +93,10 @@ class Engine:
         self.scheduler = Scheduler(store, supply=self.supply, idle=self._idle, start=self._start)
         self.runs = Runs(store, self.workloads, default_deadline=self._settings.run_deadline, supply=self.supply)
         self.devices = Devices(store, host)
-        self.leases = Leases(store, supply=self.supply, start=self._hold, holdings=self._holdings)
+        self._settling: dict[str, trio.Event] = {}
+        self.leases = Leases(
+            store, supply=self.supply, start=self._hold, holdings=self._holdings, settled=self._settled
+        )
         self._drivers = {
             name: HostedDriver(
                 name,
@@ -150,6 +154,13 @@ class Engine:
             )
         )
         hosted.rearm()
+
+    async def drivers_started(self) -> None:
+        """Return when no driver is starting any more, or after :data:`STARTING_PATIENCE` seconds: what is asked right
+        after a start of the daemon waits for an answer instead of being told that everything is away."""
+        with trio.move_on_after(STARTING_PATIENCE):
+            for hosted in self._drivers.values():
+                await hosted.wait_started()
 
     def session(self, device_id: str, by: Actor) -> AbstractAsyncContextManager[Session]:
         """A session on a device by hand; see :meth:`Leases.session`."""
@@ -228,6 +239,7 @@ class Engine:
             fences=self._fences,
             release=self._release,
             adopt=self._adopt,
+            settling=self._settling,
             hold=lambda lease, tenure: self._enter_holding(Holding(lease, tenure, make=None, release=self._release)),
         )
 
@@ -290,6 +302,13 @@ class Engine:
 
     def _holdings(self) -> list[Holding]:
         return [tenant for tenant in self._tenants.values() if isinstance(tenant, Holding)]
+
+    async def _settled(self, device_id: str | None) -> None:
+        """Wait for the drivers, and for the recovery of a device that an earlier incarnation had leased."""
+        await self.drivers_started()
+        recovery = self._settling.get(device_id or "")
+        if recovery is not None:
+            await recovery.wait()
 
     def _enter(self, tenant: Tenant) -> None:
         self._tenants[tenant.lease.device_id] = tenant

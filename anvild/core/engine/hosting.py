@@ -191,6 +191,11 @@ class HostedDriver:
         while self._driver is None or self.blocked is not None:
             await self._changed.wait()
 
+    async def wait_started(self) -> None:
+        """Return when it is known whether the driver can serve."""
+        while self.state == "starting":
+            await self._changed.wait()
+
     def rearm(self) -> None:
         """End the quarantine of the driver, and forget its faults."""
         self._faults.clear()

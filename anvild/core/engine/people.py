@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import trio
@@ -114,11 +114,14 @@ class Leases:
         supply: Callable[[], Supply],
         start: Callable[[LeaseInfo, DeviceFact, DeviceRequest | None], Holding],
         holdings: Callable[[], list[Holding]],
+        settled: Callable[[str | None], Awaitable[None]],
     ) -> None:
+        """``settled`` waits until it is known what a device (or, for None, every driver) is good for after a start."""
         self._store = store
         self._supply = supply
         self._start = start
         self._holdings = holdings
+        self._settled = settled
 
     async def acquire(self, device_id: str, by: Actor, *, duration: float | None) -> LeaseInfo:
         """Lease a device for ``duration`` seconds, or until it is released (None).
@@ -126,6 +129,7 @@ class Leases:
         It ends early when the device is lost. A restart of the daemon gives a lease with a duration its full duration
         again, and ends one without. Raises NotFound, Conflict when somebody else holds the device or it is not ready.
         """
+        await self._settled(device_id)
         return (await self._acquire(device_id, by, duration)).lease
 
     async def make(self, driver: str, request: DeviceRequest, by: Actor, *, duration: float | None) -> Device:
@@ -161,6 +165,7 @@ class Leases:
         Raises as :meth:`acquire` and as the driver. Cancelling closes the session; a lease of the block ends with it,
         and the device is cleaned behind it.
         """
+        await self._settled(device_id)
         held = next((each for each in self._holdings() if each.lease.device_id == device_id), None)
         if held is not None and held.lease.holder == by.actor:
             async with held.session() as session:
@@ -199,6 +204,7 @@ class Leases:
         return self._start(lease, fact, None)
 
     async def _make(self, driver: str, request: DeviceRequest, by: Actor, duration: float | None) -> Holding:
+        await self._settled(None)
         supply = self._supply()
         offer = supply.drivers.get(driver)
         if offer is None:

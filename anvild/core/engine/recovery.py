@@ -51,7 +51,7 @@ log = get_logger(__name__)
 
 class Recoverer:
     """Settles the leases that earlier incarnations left. ``adopt`` goes on with an attempt, ``hold`` with a person's
-    lease."""
+    lease. ``settling`` tells others which devices are not settled yet, with an event each."""
 
     def __init__(
         self,
@@ -65,6 +65,7 @@ class Recoverer:
         release: Release,
         adopt: Callable[[LeaseInfo], None],
         hold: Callable[[LeaseInfo, Tenure], None],
+        settling: dict[str, trio.Event],
     ) -> None:
         self._store = store
         self._host = host
@@ -75,6 +76,7 @@ class Recoverer:
         self._release = release
         self._adopt = adopt
         self._hold = hold
+        self._settling = settling
 
     async def run(self, nursery: trio.Nursery) -> int:
         """Begin to settle all of them, each in a task of its own, and return how many there are."""
@@ -85,8 +87,15 @@ class Recoverer:
         )
         left = await fetch(self._store, lambda conn: [lease_from(row) for row in conn.execute(query)])
         for lease in left:
-            nursery.start_soon(self._settle, lease)
+            self._settling[lease.device_id] = trio.Event()
+            nursery.start_soon(self._settle_one, lease)
         return len(left)
+
+    async def _settle_one(self, lease: LeaseInfo) -> None:
+        try:
+            await self._settle(lease)
+        finally:
+            self._settling.pop(lease.device_id).set()
 
     async def _settle(self, lease: LeaseInfo) -> None:
         hosted = self._drivers.get(lease.driver)
