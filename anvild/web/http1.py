@@ -104,7 +104,7 @@ class Http1(H11Protocol):
     async def answer(self, stream_id: int, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
         """Send an answer that is all there, in one write."""
         headers += self.config.response_headers("h11")
-        if self.context.terminated.is_set():
+        if self._is_last():
             headers.append((b"connection", b"close"))
         await self._send_h11_event(h11.Response(status_code=status, headers=headers))
         if body:
