@@ -10,6 +10,7 @@ from typing import Any
 
 import jwt
 import pytest
+import trio
 from openapi_spec_validator import validate
 from sqlalchemy import update
 
@@ -78,6 +79,17 @@ async def test_nobody_is_let_in(anybody: Caller, wing: Wing, check_answer: Check
         for caller in (anybody, wrong):
             error = await caller(method, path, 401, id=uuid.uuid4(), json={} if method == "POST" else None)
             assert error["code"] == "unauthenticated"
+
+
+async def test_an_answer_before_the_body_says_that_the_connection_closes(wing: Wing) -> None:
+    """Else a client that keeps connections sends its next request into one that is about to end."""
+    host, port = wing.url.removeprefix("http://").split(":")
+    stream = await trio.open_tcp_stream(host, int(port))
+    async with stream:
+        await stream.send_all(b"POST /api/v1/runs HTTP/1.1\r\nHost: here\r\nContent-Length: 9\r\n\r\n")
+        answer = b"".join([piece async for piece in stream])
+    assert answer.startswith(b"HTTP/1.1 401")
+    assert b"connection: close\r\n" in answer.lower()
 
 
 async def test_runs(call: Caller, wing: Wing, check_answer: Check) -> None:
