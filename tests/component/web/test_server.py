@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import re
 import socket
 from collections.abc import Callable
@@ -11,7 +12,13 @@ from typing import Any
 import msgspec
 import pytest
 import trio
+import trio.testing
+from hypercorn.protocol.h2 import H2Protocol
+from hypercorn.protocol.h11 import H11Protocol
 
+from anvild.sdk import ASGIApp
+from anvild.web.connection import Connection
+from anvild.web.exchange import Exchange, Inbox
 from anvild.web.server import BindError, ConnectionLimits, bind, serve, url_of
 
 Serving = Callable[..., Any]
@@ -310,3 +317,33 @@ async def test_an_address_that_is_taken_is_told_in_one_sentence() -> None:
     for wrong in ("8470", "127.0.0.1:x", "127.0.0.1:99999"):
         with pytest.raises(BindError, match="expected HOST:PORT"):
             bind(wrong)
+
+
+def open_files() -> int:
+    return len(list(Path("/dev/fd").iterdir()))
+
+
+async def test_connections_leave_nothing_behind(serving: Serving, wing_app: ASGIApp) -> None:
+    kinds = (Connection, Exchange, Inbox, H11Protocol, H2Protocol)
+    requests = [
+        b"GET /healthz HTTP/1.1\r\nHost: t\r\n\r\n",
+        b"GET /lab/wait HTTP/1.1\r\nHost: t\r\n\r\n",
+        b"GET /lab/download HTTP/1.1\r\nHost: t\r\n\r\n",
+        b"PUT /lab/upload HTTP/1.1\r\nHost: t\r\nContent-Length: 900000\r\n\r\n" + b"x" * 100_000,
+        b"GET / HTTP/1.1\r\n",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0",
+    ]
+    async with serving(wing_app) as server:
+        await trio.testing.wait_all_tasks_blocked()
+        files, tasks = open_files(), trio.lowlevel.current_statistics().tasks_living
+        for _ in range(5):
+            for request in requests:
+                stream = await trio.open_tcp_stream(*server.address)
+                await stream.send_all(request)
+                assert await server.get("/healthz")
+                await stream.aclose()
+        with trio.fail_after(5):
+            while trio.lowlevel.current_statistics().tasks_living > tasks or open_files() > files:  # noqa: ASYNC110
+                await trio.sleep(0.01)
+        gc.collect()
+        assert [thing for thing in gc.get_objects() if isinstance(thing, kinds)] == []
