@@ -1034,9 +1034,16 @@ def set_identity(agent: Agent, message: Message) -> Steps:
 
 
 def put_line(path: str, text: str) -> None:
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    with open(path, "w") as file:
-        file.write(text + "\n")
+    """Write a small file in place: emptying it first would make some file systems write it to the disk at once."""
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT, 0o644)
+    except FileNotFoundError:
+        os.makedirs(os.path.dirname(path))
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT, 0o644)
+    try:
+        os.ftruncate(fd, os.write(fd, os.fsencode(text) + b"\n"))
+    finally:
+        os.close(fd)
 
 
 def reseed(entropy: bytes) -> None:
