@@ -8,8 +8,10 @@ from anvild.core.events import EventLog
 from anvild.core.identity import Identity
 from anvild.core.plugins import Plugins
 from anvild.core.settings import Settings, config_path
+from anvild.core.store import Store
 from anvild.sdk import Mount, Services
 from anvild.web.api import Api
+from anvild.web.remembered import Remembered
 from anvild.web.request import CookieNames
 
 from ..hands import Hands
@@ -24,7 +26,7 @@ from .events import add_events
 from .hands import add_hands
 from .keys import add_keys
 from .lab import add_lab
-from .runs import add_runs
+from .runs import add_runs, touched
 
 __all__ = ["make_mount"]
 
@@ -60,7 +62,9 @@ def make_mount(services: Services) -> Mount:
     runs = PipelineRuns(engine.runs, catalogue)
     hands = Hands(engine)
     cap = settings.devicetests.device_cap
-    add_runs(api, runs, catalogue)
+    remembered = Remembered(touched)
+    remembered.listen(services.get(Store), services.get(EventLog))
+    add_runs(api, runs, catalogue, remembered)
     add_events(api, runs, services.get(EventLog))
     add_artifacts(api, runs, services.get(Artifacts))
     add_devices(api, identity, engine.devices, default_cap=cap)

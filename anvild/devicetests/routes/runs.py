@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from uuid import UUID
 
+import msgspec
 from msgspec import UNSET
 
 from anvild.core.engine import Actor, Run
 from anvild.core.errors import FieldProblem, InvalidRequest
-from anvild.sdk import NotFound
+from anvild.sdk import Event, NotFound
 from anvild.web.api import Api
-from anvild.web.request import Request
+from anvild.web.remembered import Remembered
+from anvild.web.request import Answer, Request
 
 from .. import schemas as wire
 from ..pipelines import Catalogue
@@ -19,17 +21,28 @@ from ..service import PipelineRuns
 from ..shapes import finding_shape, pipeline_shape, run_shape, state_shape
 from .common import actor_of, team_of
 
-__all__ = ["add_runs"]
+__all__ = ["add_runs", "touched"]
 
 TAGS = ("Runs",)
+JSON = "application/json"
 Change = Callable[[str, str, Actor], Awaitable[Run]]
 
 
-def add_runs(api: Api, runs: PipelineRuns, catalogue: Catalogue) -> None:
-    """Add the operations on runs and the list of pipelines."""
+QUIET = frozenset({"run.output", "run.step", "run.log", "run.phase"})
+"""Events after which a run is shown as before."""
 
-    async def list_runs(request: Request) -> wire.RunList:
-        return wire.RunList(runs=[run_shape(run) for run in await runs.latest(team_of(request))])
+
+def add_runs(api: Api, runs: PipelineRuns, catalogue: Catalogue, remembered: Remembered) -> None:
+    """Add the operations on runs and the list of pipelines. The two hot reads are ``remembered`` as :func:`touched`
+    says."""
+
+    async def list_runs(request: Request) -> Answer:
+        team_id = team_of(request)
+
+        async def make() -> bytes:
+            return msgspec.json.encode(wire.RunList(runs=[run_shape(run) for run in await runs.latest(team_id)]))
+
+        return Answer(200, await remembered.get(f"team:{team_id}", "runs", make), media_type=JSON)
 
     api.raw(
         "GET",
@@ -66,9 +79,15 @@ def add_runs(api: Api, runs: PipelineRuns, catalogue: Catalogue) -> None:
             raise InvalidRequest(error.message, (problem,)) from None
         return wire.RunAnswer(run=run_shape(run))
 
-    async def get_run(request: Request) -> wire.RunDetail:
-        run, findings = await runs.detail(team_of(request), request.path["id"])
-        return wire.RunDetail(run=run_shape(run), findings=[finding_shape(finding) for finding in findings])
+    async def get_run(request: Request) -> Answer:
+        team_id, run_id = team_of(request), request.path["id"]
+
+        async def make() -> bytes:
+            run, findings = await runs.detail(team_id, run_id)
+            detail = wire.RunDetail(run=run_shape(run), findings=[finding_shape(finding) for finding in findings])
+            return msgspec.json.encode(detail)
+
+        return Answer(200, await remembered.get(f"run:{run_id}", team_id, make), media_type=JSON)
 
     api.raw(
         "GET",
@@ -110,6 +129,13 @@ def add_runs(api: Api, runs: PipelineRuns, catalogue: Catalogue) -> None:
     )
     async def list_pipelines(_: Request) -> wire.PipelineList:
         return wire.PipelineList(pipelines=[pipeline_shape(listed) for listed in await catalogue.all()])
+
+
+def touched(event: Event) -> Iterator[str]:
+    """Name what may be shown differently after an event: a team's list of runs, one run."""
+    if event.run_id is not None and event.kind not in QUIET:
+        yield f"run:{event.run_id}"
+        yield f"team:{event.team_id}"
 
 
 def _add_change(api: Api, verb: str, change: Change, summary: str) -> None:
