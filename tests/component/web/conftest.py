@@ -12,6 +12,7 @@ import msgspec
 import pytest
 import structlog.testing
 import trio
+import trio.testing
 
 from anvild.core.identity import Limits
 from anvild.sdk import ASGIApp, Services
@@ -94,6 +95,7 @@ async def serving(app: Any, limits: ConnectionLimits = LIMITS) -> AsyncIterator[
             await serve(app, listeners, limits, shutdown=shutdown, task_status=task_status)
 
         await nursery.start(run)
+        await trio.testing.wait_all_tasks_blocked()
         yield Served(listeners[0].socket.getsockname(), shutdown)
         shutdown.set()
 

@@ -12,7 +12,6 @@ from typing import Any
 import msgspec
 import pytest
 import trio
-import trio.testing
 from hypercorn.protocol.h2 import H2Protocol
 from hypercorn.protocol.h11 import H11Protocol
 
@@ -334,7 +333,6 @@ async def test_connections_leave_nothing_behind(serving: Serving, wing_app: ASGI
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0",
     ]
     async with serving(wing_app) as server:
-        await trio.testing.wait_all_tasks_blocked()
         files, tasks = open_files(), trio.lowlevel.current_statistics().tasks_living
         for _ in range(5):
             for request in requests:
