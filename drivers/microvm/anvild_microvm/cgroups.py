@@ -20,7 +20,8 @@ PROC = Path("/proc")
 PERIOD_MICROSECONDS = 100_000
 DAEMON_LEAF = "daemon"
 """The name that a unit gives to the daemon's own leaf (``DelegateSubgroup=``), so that groups may lie beside it."""
-REMOVAL_TRIES = 20
+REMOVAL_PAUSES = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+"""Seconds. The kernel tells nobody when a group's last process, which has ended, has left it."""
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
@@ -120,12 +121,12 @@ def remove(name: str, folders: Iterable[str] = (), proc: Path = PROC) -> None:
     own = own_groups(proc)
     here = (str(base_of(mount, own.get(controller, "/")) / name) for controller, mount in mounts(proc).items())
     for folder in {*here, *folders}:
-        for _ in range(REMOVAL_TRIES):
+        for pause in REMOVAL_PAUSES:
             try:
                 os.rmdir(folder)  # noqa: PTH106 - a group is removed by rmdir alone, files in it are not real
             except FileNotFoundError:
                 break
             except OSError:
-                time.sleep(0.005)
+                time.sleep(pause)
             else:
                 break

@@ -31,6 +31,10 @@ ENTROPY_BYTES = 64
 CONSOLE_BYTES = 4096
 MIGRATION_EVENTS = ({"capability": "events", "state": True},)
 PASSED = "state"
+FINISHING = "finish-migrate"
+FINISHING_SECONDS = 0.002
+"""A migration is announced as completed a moment before QEMU lets its guest go on; of that it tells no event."""
+
 JOB = "flatten"
 PLAIN_FILE = "file"
 JOB_ENDS = ("BLOCK_JOB_COMPLETED", "BLOCK_JOB_CANCELLED")
@@ -195,6 +199,8 @@ class Guest:
         await self.qmp.execute("migrate-set-parameters", max_bandwidth=UNLIMITED)
         await self._pass_file(state, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         await self._migrate("migrate", "QEMU could not save its state")
+        while (await self.status()).status == FINISHING:  # noqa: ASYNC110
+            await trio.sleep(FINISHING_SECONDS)
 
     async def _pass_file(self, path: Path, flags: int) -> None:
         descriptor = os.open(path, flags | os.O_CLOEXEC, 0o600)

@@ -107,6 +107,7 @@ async def test_a_guest_is_used_measured_and_leaves_nothing(driver: MicrovmDriver
             await session.start(Command(argv=("/no/such/program",)))
         assert any("guest.py" in process.command for process in await session.processes())
 
+        assert (await run(session, Command(argv=("sync",)))).exit.ok
         last = await session.sample()
         assert last.cpu > 0
         assert last.written > first.written
