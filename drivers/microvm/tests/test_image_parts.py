@@ -8,14 +8,17 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import trio
 
 from anvild.sdk import DriverFault, InvalidArgument, Unavailable
 from anvild_microvm.children import check_tools, run_tool
 from anvild_microvm.image.apt import host_codename, host_sources, read_one_line, read_stanzas
+from anvild_microvm.image.builder import Images
 from anvild_microvm.image.initrd import build_initrd, newc
 from anvild_microvm.image.kernel import find_modules, lz4_payload
 from anvild_microvm.image.recipe import parse_size, read_recipe
 from anvild_microvm.image.rootfs import customisation
+from anvild_microvm.process import guest_account, processes_in
 
 RECIPES = Path(__file__).parents[3] / "config" / "images"
 
@@ -135,6 +138,23 @@ async def test_a_tool_s_lines_are_reported_as_they_come() -> None:
     lines: list[str] = []
     assert await run_tool(["sh", "-c", "echo one >&2; echo out; echo two >&2"], report=lines.append) == "out\n"
     assert lines == ["one", "two"]
+
+
+async def test_a_cancelled_tool_takes_its_children_along(tmp_path: Path) -> None:
+    with trio.CancelScope() as scope:
+        program = "trap '' TERM; sleep 60 & echo ready >&2; wait"
+        await run_tool(["sh", "-c", program], cwd=tmp_path, report=lambda line: scope.cancel())
+    assert scope.cancelled_caught
+    assert processes_in(tmp_path) == []
+
+
+async def test_a_cancelled_build_leaves_nothing(tmp_path: Path, image_cache: Path) -> None:
+    images = Images(tmp_path, guest_account(None))
+    with trio.CancelScope() as scope:
+        recipe = read_recipe(RECIPES / "minimal.toml")
+        await images.build("minimal", recipe, lambda line: scope.cancel(), rebuild=True)
+    assert scope.cancelled_caught
+    assert await trio.to_thread.run_sync(lambda: list(tmp_path.iterdir())) == []
 
 
 def test_newc_is_what_cpio_reads(tmp_path: Path) -> None:
