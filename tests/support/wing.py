@@ -7,7 +7,7 @@ conftest of a folder that needs these fixtures imports them.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -21,6 +21,7 @@ import trio
 from anvild.core.artifacts import Artifacts, open_artifacts
 from anvild.core.driver_context import driver_context
 from anvild.core.engine import Engine
+from anvild.core.errors import Conflict
 from anvild.core.events import EventLog
 from anvild.core.identity import Bootstrapped, Identity, Limits, Passwords, bootstrap
 from anvild.core.identity.idempotency import Idempotency
@@ -29,7 +30,7 @@ from anvild.core.settings import Settings
 from anvild.core.store import Store, open_store
 from anvild.devicetests import plugin
 from anvild.devicetests.routes import make_mount
-from anvild.sdk import Driver, Mount, Services
+from anvild.sdk import Driver, Mount, NotFound, Services
 from anvild.web.app import root_app
 from anvild.web.metrics import Metrics, Readiness
 from anvild.web.server import ConnectionLimits, bind, serve, url_of
@@ -123,6 +124,19 @@ async def build(
     return services
 
 
+async def leave_nothing(engine: Engine) -> None:
+    """End all leases: devices outlive the daemon, and shall not outlive a test."""
+    with trio.fail_after(60):
+        while held := await engine.leases.list():
+            for lease in held:
+                with suppress(Conflict, NotFound):  # it is ending already
+                    if lease.run_id is None:
+                        await engine.leases.release(lease.id)
+                    else:
+                        await engine.runs.cancel(lease.run_id)
+            await trio.sleep(0.02)
+
+
 @asynccontextmanager
 async def served(
     directory: Path,
@@ -157,6 +171,7 @@ async def served(
                     with trio.CancelScope(shield=True):
                         for client in wing.clients:
                             await client.aclose()
+                        await leave_nothing(wing.engine)
                     stop.set()
             nursery.cancel_scope.cancel()
 
