@@ -101,6 +101,8 @@ class Capsules:
         self._on_lost = on_lost
         self._known: dict[str, Capsule] = {}
         self._turns: WeakValueDictionary[str, trio.Lock] = WeakValueDictionary()
+        for folder in (self._folder, self._templates_folder):
+            folder.mkdir(parents=True, exist_ok=True)
 
     def _turn(self, identity: str) -> trio.Lock:
         """Return the lock under which the making, finding and ending of one identity take turns."""
@@ -116,7 +118,6 @@ class Capsules:
     def _unfinished(self) -> list[Path]:
         found = []
         for parent in (self._folder, self._templates_folder):
-            parent.mkdir(parents=True, exist_ok=True)
             found += [folder for folder in parent.iterdir() if folder.name.startswith(".")]
         for folder in self._folder.iterdir():
             record = read_record(folder)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import math
+import os
 import platform
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -46,6 +47,7 @@ from .accelerator import Accelerator, choose_accelerator
 from .background import Background
 from .capsules import Capsules
 from .children import check_tools
+from .files import hold
 from .host import QEMU_TOOLS, Host, Qemu
 from .image.builder import Images
 from .image.recipe import read_recipe
@@ -57,6 +59,7 @@ from .settings import MicrovmSettings
 __all__ = ["MicrovmDriver"]
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
+LOCK = "lock"
 DRIVER_CAPABILITIES = ("provision", "suspend", "snapshot", "image_build")
 
 
@@ -86,6 +89,7 @@ class MicrovmDriver(Driver, Provision, Suspend, Snapshot, ImageBuild):
         self._choosing = trio.Lock()
         self._images: Images | None = None
         self._capsules: Capsules | None = None
+        self._lock: int | None = None
         self._sightings, self._sighted = trio.open_memory_channel[Sighting](math.inf)
 
     # life
@@ -111,12 +115,17 @@ class MicrovmDriver(Driver, Provision, Suspend, Snapshot, ImageBuild):
             await self._background.open()
             images = Images(cache / "images", account)
             capsules = Capsules(host, state, images, self._recipes, self._lost)
-            await capsules.sweep()
+            self._lock = await trio.to_thread.run_sync(hold, state / LOCK)
+            if self._lock is not None:
+                await capsules.sweep()
             self._images, self._capsules = images, capsules
 
     async def stop(self) -> None:
         self._capsules = None
         await self._background.close()
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
     def _report_defect(self, error: Exception) -> None:
         self.context.log("error", "driver.defect", error=repr(error))
@@ -124,10 +133,18 @@ class MicrovmDriver(Driver, Provision, Suspend, Snapshot, ImageBuild):
     def _lost(self, fact: DeviceFact) -> None:
         self._sightings.send_nowait(Sighting(kind="lost", device=fact))
 
-    def _all(self) -> Capsules:
+    def _started(self) -> Capsules:
+        """What templates and images need: another process may use the same state at the same time."""
         if self._capsules is None:
             raise Unavailable("the driver microvm has not been started")
         return self._capsules
+
+    def _all(self) -> Capsules:
+        """What guests need: that no other process minds them."""
+        capsules = self._started()
+        if self._lock is None:
+            raise Unavailable(f"the guests in {self.context.state_dir} are minded by another process, perhaps a daemon")
+        return capsules
 
     # what it is
 
@@ -222,7 +239,7 @@ class MicrovmDriver(Driver, Provision, Suspend, Snapshot, ImageBuild):
 
     async def templates(self) -> Sequence[Template]:
         with told():
-            return await self._all().templates.listing()
+            return await self._started().templates.listing()
 
     async def snapshot(self, identity: str, template: str) -> Template:
         with told():
@@ -230,10 +247,10 @@ class MicrovmDriver(Driver, Provision, Suspend, Snapshot, ImageBuild):
 
     async def remove_template(self, template: str) -> None:
         with told():
-            await self._all().templates.remove(template)
+            await self._started().templates.remove(template)
 
     async def build_image(self, name: str, report: Callable[[str], None], *, rebuild: bool = False) -> Template:
-        capsules, images = self._all(), self._images
+        capsules, images = self._started(), self._images
         assert images is not None, "a started driver has images"
         with told():
             recipes = await trio.to_thread.run_sync(self._recipes)

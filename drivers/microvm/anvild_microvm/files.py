@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import secrets
 import shutil
@@ -13,7 +14,17 @@ from pathlib import Path
 
 import trio
 
-__all__ = ["allocated", "copy_sparse", "data_ranges", "link", "new_sparse", "remove_tree", "scratch", "write_atomic"]
+__all__ = [
+    "allocated",
+    "copy_sparse",
+    "data_ranges",
+    "hold",
+    "link",
+    "new_sparse",
+    "remove_tree",
+    "scratch",
+    "write_atomic",
+]
 
 COPY_STEP = 64 * 2**20
 
@@ -28,6 +39,18 @@ async def scratch(parent: Path | None, *, prefix: str = ".scratch-") -> AsyncIte
     finally:
         with trio.CancelScope(shield=True):
             await trio.to_thread.run_sync(shutil.rmtree, folder, True)
+
+
+def hold(path: Path) -> int | None:
+    """Take the lock file ``path`` for this process; return the descriptor that holds it until it is closed, or None
+    when another process has it."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    return descriptor
 
 
 def remove_tree(folder: Path) -> None:

@@ -105,7 +105,7 @@ async def test_a_guest_is_used_measured_and_leaves_nothing(driver: MicrovmDriver
         assert shown.split() == [b"33", b"101"]
         with pytest.raises(NotFound):
             await session.start(Command(argv=("/no/such/program",)))
-        assert any("guest.py" in process.command for process in await session.processes())
+        assert any("agent.pyz" in process.command for process in await session.processes())
 
         assert (await run(session, Command(argv=("sync",)))).exit.ok
         last = await session.sample()

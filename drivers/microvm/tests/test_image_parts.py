@@ -174,7 +174,7 @@ def test_newc_is_what_cpio_reads(tmp_path: Path) -> None:
 def test_the_same_parts_give_the_same_initrd() -> None:
     def build() -> bytes:
         return build_initrd(
-            busybox=b"box", modules={"b": b"2", "a": b"1"}, agent={"guest.py": b"pass"}, agent_argv=("python3", "x")
+            busybox=b"box", modules={"b": b"2", "a": b"1"}, agent={"agent.pyz": b"pass"}, agent_argv=("python3", "x")
         )
 
     assert build() == build()

@@ -26,6 +26,7 @@ from anvild.sdk import (
     NotFound,
     PermissionDenied,
     RecoveryState,
+    Unavailable,
     WrongState,
     run,
 )
@@ -106,6 +107,18 @@ async def test_saving_in_full_where_memory_may_not_be_looked_into(
     await driver.resume("full-fork")
     assert await shell(fork, "cat /dev/shm/note") == "memory\n"
     assert [entry for entry in logged if entry[1] == "guest.saved_in_full"]
+
+
+async def test_two_processes_do_not_mind_the_same_guests(
+    make_driver: Callable[..., object], driver: MicrovmDriver, shell: Shell, ask: Ask
+) -> None:
+    fact = await driver.create(ask("mine"))
+    async with make_driver() as other:  # type: ignore[attr-defined]
+        assert (await other.build_image("minimal", lambda line: None)).warm, "building needs no guests"
+        assert [template.name for template in await other.templates()] == ["minimal"]
+        with pytest.raises(Unavailable, match="minded by another process"):
+            await other.destroy("mine")
+    assert await shell(fact, "echo untouched") == "untouched\n"
 
 
 async def test_forks_of_forks(driver: MicrovmDriver, shell: Shell, ask: Ask) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 import trio
 
-from anvild.sdk.agent import GUEST_FILE
+from anvild.sdk.agent import guest_archive
 
 from ..children import Tool, check_tools
 from ..disks import EMPTY, TOOLS, create_overlay
@@ -33,6 +33,7 @@ __all__ = ["Images", "agent_digest"]
 
 FORMAT = 1
 BUSYBOX = Path("/bin/busybox")
+AGENT_FILE = "agent.pyz"
 PARTS = "parts"
 WARM = "warm"
 BUILD_TOOLS: tuple[Tool, ...] = (
@@ -47,8 +48,8 @@ BUILD_TOOLS: tuple[Tool, ...] = (
 
 
 def agent_digest() -> str:
-    """Return the digest of the guest agent of this daemon. It reads a file."""
-    return hashlib.sha256(GUEST_FILE.read_bytes()).hexdigest()[:16]
+    """Return the digest of the guest agent of this daemon. It reads files."""
+    return hashlib.sha256(guest_archive()).hexdigest()[:16]
 
 
 class Images:
@@ -163,8 +164,8 @@ class Images:
         initrd = build_initrd(
             busybox=(parts / "busybox").read_bytes(),
             modules=modules,
-            agent={GUEST_FILE.name: GUEST_FILE.read_bytes()},
-            agent_argv=("/usr/bin/python3", "-I", "-S", f"{AGENT_DIRECTORY}/{GUEST_FILE.name}", "port", AGENT_PORT),
+            agent={AGENT_FILE: guest_archive()},
+            agent_argv=("/usr/bin/python3", "-I", "-S", f"{AGENT_DIRECTORY}/{AGENT_FILE}", "port", AGENT_PORT),
         )
         name = f"initrd-{agent}"
         write_atomic(folder / name, initrd)

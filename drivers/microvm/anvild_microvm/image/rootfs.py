@@ -79,9 +79,15 @@ async def build_rootfs(
                 listed,
             ],
             env={"TMPDIR": str(unpacked)},
-            report=lambda line: report(f"system: {line.removeprefix('I: ')}"),
+            report=lambda line: tell_progress(line, report),
         )
         await trio.to_thread.run_sync(copy_sparse, image, target)
+
+
+def tell_progress(line: str, report: Callable[[str], None]) -> None:
+    """Pass on what mmdebstrap says that it is doing, without the commands that it repeats."""
+    if line.startswith("I: ") and "-hook in shell" not in line:
+        report(f"system: {line.removeprefix('I: ')}")
 
 
 def prepare(work: Path, recipe: Recipe, sources: list[Source]) -> tuple[Path, Path, Path]:
