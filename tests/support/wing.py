@@ -144,8 +144,9 @@ async def served(
     drivers: Mapping[str, type[Driver]],
     limits: Mapping[str, str] = GENEROUS,
     settings: Settings | None = None,
+    tidy: bool = True,
 ) -> AsyncIterator[Wing]:
-    """Serve the wing on a free port while the block runs."""
+    """Serve the wing on a free port while the block runs; unless ``tidy`` is off, what it holds then is ended."""
     settings = settings or Settings(data_dir=directory, config_dir=directory / "etc")
     await trio.Path(directory).mkdir(exist_ok=True)
     async with open_store(settings.store_url) as store:
@@ -171,7 +172,8 @@ async def served(
                     with trio.CancelScope(shield=True):
                         for client in wing.clients:
                             await client.aclose()
-                        await leave_nothing(wing.engine)
+                        if tidy:
+                            await leave_nothing(wing.engine)
                     stop.set()
             nursery.cancel_scope.cancel()
 

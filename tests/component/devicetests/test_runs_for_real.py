@@ -174,7 +174,7 @@ async def test_a_failed_run_tells_why(wing: Wing) -> None:
 
 async def test_a_run_goes_on_after_the_daemon_was_away(tmp_path: Path, served_wing: Any) -> None:
     """The daemon's work is cut off in the middle of a step; the next one takes the same attempt up."""
-    async with served_wing(tmp_path / "data", drivers={"sandbox": SandboxDriver}) as wing:
+    async with served_wing(tmp_path / "data", drivers={"sandbox": SandboxDriver}, tidy=False) as wing:
         add_pipeline(wing, "slow", SLOW)
         run_id = await submit(wing.owner, "slow")
         await until(wing, run_id, "run.output")
