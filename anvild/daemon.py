@@ -6,6 +6,7 @@ import fcntl
 import json
 import logging
 import os
+import resource
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
@@ -59,6 +60,7 @@ async def serve(
     :raises DaemonError, SettingsError, BindError, StoreError: when it cannot start.
     """
     systemd = Systemd.from_environ(os.environ)
+    _raise_file_limit()
     async with AsyncExitStack() as stack:
         stack.enter_context(_claimed(settings.data_dir))
         inherited = [trio.socket.from_stdlib_socket(sock) for sock in inherited_sockets(os.environ)]
@@ -232,6 +234,12 @@ async def _reload(present: Settings, reload: Reload | None) -> Settings:
         need_restart=[name for name in changed if name != "log_level"],
     )
     return msgspec.structs.replace(present, log_level=fresh.log_level)
+
+
+def _raise_file_limit() -> None:
+    """Use as many file descriptors as the system allows: each client, guest and program holds some."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 @contextmanager

@@ -166,6 +166,7 @@ class Hands:
 
     async def _driver_with(self, template: str) -> str:
         """Return the first driver, by name, that makes devices from this template."""
+        await self._engine.drivers_started()
         known: list[str] = []
         away: list[str] = []
         for info in self._engine.drivers():
