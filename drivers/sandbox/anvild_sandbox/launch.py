@@ -9,25 +9,29 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import io
 import os
 import platform
 import shutil
 import socket
 import subprocess
+import tempfile
 import uuid
+import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import msgspec
 
 from anvild.sdk import Health, HealthState
-from anvild.sdk.agent import GUEST_FILE
+from anvild.sdk.agent import guest_archive
 
 from .cgroups import Layout
 from .seccomp import ARCHITECTURES, build_filter
 from .storage import Storage, kernel_message, remove_tree
 
 PYTHON = "/usr/bin/python3"
+BUNDLE = Path(__file__).with_name("bundle.py")
 AGENT_INSIDE = "/run/anvil/agent.pyc"
 SOCKET = "agent.sock"
 LOG = "start.log"
@@ -86,12 +90,12 @@ def child_of(info: bytes) -> int:
 def compile_agent(cache: Path) -> Path:
     """Compile the guest agent for the Python inside, so that it starts at once. Raises OSError, CalledProcessError."""
     cache.mkdir(parents=True, exist_ok=True)
-    compiled = cache / "agent.pyc"
-    program = "import py_compile, sys; py_compile.compile(sys.argv[1], cfile=sys.argv[2], doraise=True)"
-    subprocess.run(
-        [PYTHON, "-I", "-S", "-c", program, str(GUEST_FILE), str(compiled)], check=True, capture_output=True, timeout=30
-    )
-    return compiled
+    with tempfile.TemporaryDirectory(dir=cache) as folder:
+        with zipfile.ZipFile(io.BytesIO(guest_archive())) as sources:
+            sources.extractall(folder)
+            command = [PYTHON, "-I", "-S", str(BUNDLE), "agent.pyc", *sources.namelist()]
+        subprocess.run(command, cwd=folder, check=True, capture_output=True, timeout=30)
+        return Path(folder, "agent.pyc").replace(cache / "agent.pyc")
 
 
 def around(owner: int) -> tuple[list[str], list[str]]:

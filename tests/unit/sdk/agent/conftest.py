@@ -14,7 +14,7 @@ import pytest
 import trio
 
 from anvild.sdk import DeviceFact, DeviceStatus
-from anvild.sdk.agent import GUEST_FILE, AgentSession, connect_agent
+from anvild.sdk.agent import AgentSession, connect_agent, guest_archive
 
 DEVICE = DeviceFact(identity="guest", platform="linux", name="guest", status=DeviceStatus.READY)
 
@@ -22,14 +22,14 @@ DEVICE = DeviceFact(identity="guest", platform="linux", name="guest", status=Dev
 class Guest:
     """A running agent that listens on a unix socket."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, program: Path) -> None:
         self.listener = socket.socket(socket.AF_UNIX)
         self.path = str(folder / "agent.sock")
         self.listener.bind(self.path)
         self.listener.listen(8)
         number = self.listener.fileno()
         self.process = subprocess.Popen(
-            [sys.executable, "-I", "-S", str(GUEST_FILE), "listen", str(number)], pass_fds=[number]
+            [sys.executable, "-I", "-S", str(program), "listen", str(number)], pass_fds=[number]
         )
 
     def memory(self) -> int:
@@ -58,9 +58,17 @@ class Guest:
         self.listener.close()
 
 
+@pytest.fixture(scope="session")
+def agent_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The agent as it is put into a device."""
+    file = tmp_path_factory.mktemp("agent") / "agent.pyz"
+    file.write_bytes(guest_archive())
+    return file
+
+
 @pytest.fixture
-def guest(tmp_path: Path) -> Iterator[Guest]:
-    running = Guest(tmp_path)
+def guest(tmp_path: Path, agent_file: Path) -> Iterator[Guest]:
+    running = Guest(tmp_path, agent_file)
     yield running
     running.close()
 

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anvild.sdk import AnvilError, Command, DeviceFact, DeviceLost, DeviceStatus, DriverFault, Unavailable, run
-from anvild.sdk.agent import GUEST_FILE, AgentSession, connect_agent
+from anvild.sdk.agent import AgentSession, connect_agent
 from anvild.sdk.agent.protocol import MAGIC, NONCE_SIZE, WINDOW, Kind, frame, pack
 
 DEVICE = DeviceFact(identity="liar", platform="linux", name="liar", status=DeviceStatus.READY)
@@ -28,11 +28,11 @@ HELLO = MAGIC + b"n" * NONCE_SIZE
 class Pipe:
     """A guest on one channel that outlives its hosts, as a virtio port does."""
 
-    def __init__(self) -> None:
+    def __init__(self, program: Path) -> None:
         self.host, inner = socket.socketpair()
         number = inner.fileno()
         self.process = subprocess.Popen(
-            [sys.executable, "-I", "-S", str(GUEST_FILE), "fd", str(number)], pass_fds=[number]
+            [sys.executable, "-I", "-S", str(program), "fd", str(number)], pass_fds=[number]
         )
         inner.close()
 
@@ -52,15 +52,15 @@ class Pipe:
 
 
 @pytest.fixture
-def pipe() -> Iterator[Pipe]:
-    running = Pipe()
+def pipe(agent_file: Path) -> Iterator[Pipe]:
+    running = Pipe(agent_file)
     yield running
     running.close()
 
 
 @pytest.fixture(scope="module")
-def lasting_pipe() -> Iterator[Pipe]:
-    running = Pipe()
+def lasting_pipe(agent_file: Path) -> Iterator[Pipe]:
+    running = Pipe(agent_file)
     yield running
     running.close()
 

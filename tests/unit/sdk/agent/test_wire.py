@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import importlib.util
+import io
 import subprocess
 import sys
-from types import ModuleType
+import zipfile
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anvild.sdk import DriverFault, InvalidArgument
-from anvild.sdk.agent import GUEST_FILE, protocol
+from anvild.sdk.agent import guest_archive, protocol
+from anvild.sdk.agent.guest import wire
 
 SHARED = (
     "VERSION",
@@ -52,45 +54,45 @@ values = st.recursive(
 )
 
 
-@pytest.fixture(scope="module")
-def guest_module() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("guest_under_test", GUEST_FILE)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_the_guest_repeats_the_constants(guest_module: ModuleType) -> None:
-    assert {name: getattr(guest_module, name) for name in SHARED} == {name: getattr(protocol, name) for name in SHARED}
-    assert guest_module.HEADER.format == protocol.HEADER.format
-    assert {kind.name: getattr(guest_module, kind.name) for kind in protocol.Kind} == {
+def test_the_guest_repeats_the_constants() -> None:
+    assert {name: getattr(wire, name) for name in SHARED} == {name: getattr(protocol, name) for name in SHARED}
+    assert wire.HEADER.format == protocol.HEADER.format
+    assert {kind.name: getattr(wire, kind.name) for kind in protocol.Kind} == {
         kind.name: kind.value for kind in protocol.Kind
     }
-    assert list(protocol.Close) == [guest_module.CLOSE_RELEASE, guest_module.CLOSE_COLLECTED, guest_module.CLOSE_UNDO]
+    assert list(protocol.Close) == [wire.CLOSE_RELEASE, wire.CLOSE_COLLECTED, wire.CLOSE_UNDO]
 
 
-def test_the_guest_gets_by_with_a_minimal_library() -> None:
+def test_the_guest_is_one_file_that_is_the_same_every_time() -> None:
+    with zipfile.ZipFile(io.BytesIO(guest_archive())) as archive:
+        assert archive.namelist()[0] == "__main__.py"
+        assert "guest/agent.py" in archive.namelist()
+        assert {member.compress_type for member in archive.infolist()} == {zipfile.ZIP_STORED}
+        assert {member.date_time for member in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}
+    assert guest_archive.__wrapped__() == guest_archive()
+
+
+def test_the_guest_gets_by_with_a_minimal_library(agent_file: Path) -> None:
     program = f"""
 import sys
-sys.path = []
 class Bar:
     def find_spec(self, name, path=None, target=None):
         if name in {MINIMAL_LIBRARY_LACKS!r}:
             raise ImportError(name)
 sys.meta_path.insert(0, Bar())
 sys.path = [p for p in {sys.path!r} if p.endswith(('python3.' + str(sys.version_info[1]), 'lib-dynload'))]
-exec(compile(open({str(GUEST_FILE)!r}).read(), 'guest', 'exec'), {{'__name__': 'guest'}})
+sys.path.insert(0, {str(agent_file)!r})
+import guest.start
+assert not [name for name in sys.modules if name.startswith('anvild')]
 """
     subprocess.run([sys.executable, "-I", "-S", "-c", program], check=True)
 
 
 @settings(max_examples=50, deadline=None)
 @given(values)
-def test_a_message_survives_the_way(guest_module: ModuleType, value: protocol.Packed) -> None:
-    there = guest_module.unpack(protocol.pack(value))
-    assert protocol.unpack(guest_module.pack(there)) == there == value
+def test_a_message_survives_the_way(value: protocol.Packed) -> None:
+    there = wire.unpack(protocol.pack(value))
+    assert protocol.unpack(wire.pack(there)) == there == value
 
 
 @given(st.binary(max_size=200))
