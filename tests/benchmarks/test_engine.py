@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sqlite3
 import time
@@ -24,6 +23,7 @@ SUBMITTERS = 32
 SUBMISSIONS = 2000
 SUBSCRIBERS = 1000
 EVENTS = 50
+PAUSE = 0.2
 
 
 def test_durable_submissions(idle_daemon: Daemon, table: Any, tmp_path: Path) -> None:
@@ -71,51 +71,61 @@ def _raw_inserts(path: Path) -> float:
 
 
 def test_fan_out(idle_daemon: Daemon, table: Any) -> None:
-    """Time from the POST's answer to the event at each of 1,000 subscribers."""
+    """Time from the sending of the POST to the event at each of 1,000 subscribers."""
+    address = httpx2.URL(idle_daemon.url)
+    key = idle_daemon.keys["live_key"]
+    ask = f"GET /api/v1/events HTTP/1.1\r\nHost: lab\r\nAuthorization: Bearer {key}\r\n\r\n".encode()
+    delays: list[float] = []
+    sent = 0.0
+    opened = 0
 
-    async def measure() -> list[float]:
-        delays: list[float] = []
-        headers = {"Authorization": f"Bearer {idle_daemon.keys['live_key']}"}
-        limits = httpx2.Limits(max_connections=None, max_keepalive_connections=None)
-        sent: dict[str, float] = {}
-        opened = 0
+    async def subscriber(all_open: trio.Event) -> None:
+        """Plain sockets: an HTTP library would cost more here than the daemon does."""
+        nonlocal opened
+        stream = await trio.open_tcp_stream("127.0.0.1", address.port or 80)
+        async with stream:
+            await stream.send_all(ask)
+            head = await stream.receive_some()
+            assert head.startswith(b"HTTP/1.1 200"), head
+            opened += 1
+            if opened == SUBSCRIBERS:
+                all_open.set()
+            seen = 0
+            async for piece in stream:
+                for _ in range(piece.count(b"event: run.queued")):
+                    delays.append(trio.current_time() - sent)
+                    seen += 1
+                if seen == EVENTS:
+                    return
+
+    async def measure() -> None:
+        nonlocal sent
         all_open = trio.Event()
-        async with httpx2.AsyncClient(base_url=idle_daemon.url, headers=headers, timeout=120, limits=limits) as client:
+        headers = {"Authorization": f"Bearer {key}"}
+        client = httpx2.AsyncClient(base_url=idle_daemon.url, headers=headers, timeout=60)
+        async with client, trio.open_nursery() as nursery:
+            for _ in range(SUBSCRIBERS):
+                nursery.start_soon(subscriber, all_open)
+            await all_open.wait()
+            for _ in range(EVENTS):
+                sent = trio.current_time()
+                answer = await client.post("/api/v1/runs", json={"pipeline": "smoke"})
+                assert answer.status_code == 202
+                await trio.sleep(PAUSE)
 
-            async def subscriber() -> None:
-                nonlocal opened
-                seen = 0
-                async with client.stream("GET", "/api/v1/events") as stream:
-                    assert stream.status_code == 200
-                    opened += 1
-                    if opened == SUBSCRIBERS:
-                        all_open.set()
-                    async for line in stream.aiter_lines():
-                        if not line.startswith("data:"):
-                            continue
-                        event = json.loads(line.removeprefix("data:"))
-                        if event.get("kind") == "run.queued":
-                            delays.append(trio.current_time() - sent[event["data"]["name"]])
-                            seen += 1
-                            if seen == EVENTS:
-                                return
-
-            async with trio.open_nursery() as nursery:
-                for _ in range(SUBSCRIBERS):
-                    nursery.start_soon(subscriber)
-                await all_open.wait()
-                for _ in range(EVENTS):
-                    sent["smoke"] = trio.current_time()
-                    await client.post("/api/v1/runs", json={"pipeline": "smoke"})
-                    await trio.sleep(0.2)
-        return delays
-
-    delays = trio.run(measure)
+    trio.run(measure)
     assert len(delays) == SUBSCRIBERS * EVENTS
     table(
-        f"SSE fan-out: {EVENTS} events to {SUBSCRIBERS:,} subscribers, which share the machine with the daemon",
-        ("deliveries", "p50 ms", "p99 ms"),
-        [(f"{len(delays):,}", f"{percentile(delays, 50) * 1000:.0f}", f"{percentile(delays, 99) * 1000:.0f}")],
+        f"SSE fan-out: {EVENTS} events, {1 / PAUSE:.0f} a second, to {SUBSCRIBERS:,} subscribers on the same machine",
+        ("deliveries", "p50 ms", "p99 ms", "budget p99"),
+        [
+            (
+                f"{len(delays):,}",
+                f"{percentile(delays, 50) * 1000:.0f}",
+                f"{percentile(delays, 99) * 1000:.0f}",
+                "250",
+            )
+        ],
     )
 
 
