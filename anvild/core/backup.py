@@ -29,9 +29,10 @@ from sqlalchemy import inspect
 from sqlalchemy.exc import DBAPIError
 
 from anvild.core.clock import utcnow
-from anvild.core.store.database import Database, Postgresql, Sqlite, database_at
+from anvild.core.store.database import Database, Sqlite, database_at
 from anvild.core.store.errors import StoreError
 from anvild.core.store.migrate import check_revision, current_revision
+from anvild.core.store.postgresql import Postgresql
 
 __all__ = ["Manifest", "backup", "restore"]
 

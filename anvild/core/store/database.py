@@ -6,10 +6,11 @@ import os
 import shutil
 import sqlite3
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-import psycopg
+import trio
 from sqlalchemy import Connection, create_engine, event
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, StatementError
@@ -19,11 +20,9 @@ from anvild.core.errors import StorageFull
 from anvild.core.store.errors import StoreError
 from anvild.sdk import AnvilError, Unavailable
 
-__all__ = ["CHANNEL", "Database", "Postgresql", "Sqlite", "database_at"]
+__all__ = ["BUSY_SECONDS", "Database", "Sqlite", "database_at"]
 
-CHANNEL = "anvil_commits"  # PostgreSQL's notification channel on which a daemon says that it has committed events
-_LOCK = 0x616E76696C64  # the advisory lock that each writing transaction takes first
-_BUSY_SECONDS = 10
+BUSY_SECONDS = 10
 _FULL_BELOW = 1 << 20  # an I/O error on a file system with less free bytes than this is taken for a full disk
 
 
@@ -63,6 +62,11 @@ class Database(ABC):
     @abstractmethod
     def notify(self, connection: Connection, sender: str) -> None:
         """Tell the other daemons, when this transaction commits, that there is something new."""
+
+    @abstractmethod
+    async def listen(self, sender: str, heard: Callable[[], None]) -> None:
+        """Call ``heard`` whenever a daemon other than ``sender`` has told of something new, and after each connection,
+        since something may have been missed before it. Never returns; cancellation closes the connection."""
 
     @abstractmethod
     def _meaning(self, error: DBAPIError) -> AnvilError | None:
@@ -118,7 +122,7 @@ class Sqlite(Database):
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
         connection.isolation_level = None  # the driver opens no transaction by itself; see _begin
-        for pragma in (f"busy_timeout = {_BUSY_SECONDS * 1000}", "synchronous = FULL", "foreign_keys = ON"):
+        for pragma in (f"busy_timeout = {BUSY_SECONDS * 1000}", "synchronous = FULL", "foreign_keys = ON"):
             connection.execute(f"PRAGMA {pragma}").close()
 
     def _begin(self, connection: Connection) -> None:
@@ -127,12 +131,16 @@ class Sqlite(Database):
     def notify(self, connection: Connection, sender: str) -> None:
         """Nothing to do: the file has one daemon, and what a command writes beside it is found by a slow sweep."""
 
+    async def listen(self, sender: str, heard: Callable[[], None]) -> None:
+        """There is no other daemon, so nothing is ever heard."""
+        await trio.sleep_forever()
+
     def _meaning(self, error: DBAPIError) -> AnvilError | None:
         code = getattr(error.orig, "sqlite_errorcode", sqlite3.SQLITE_OK) & 0xFF  # the primary result code
         if code == sqlite3.SQLITE_FULL:
             return StorageFull(f"the disk that holds {self.path} is full")
         if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-            return Unavailable(f"{self.path} is locked by another program for more than {_BUSY_SECONDS} s")
+            return Unavailable(f"{self.path} is locked by another program for more than {BUSY_SECONDS} s")
         if code in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN):
             if shutil.disk_usage(self.path.parent).free < _FULL_BELOW:
                 return StorageFull(f"the disk that holds {self.path} is full")
@@ -141,64 +149,6 @@ class Sqlite(Database):
             return StoreError(f"{self.path} cannot be written by this user, and never by a job of Store.read")
         if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
             return StoreError(f"{self.path} is damaged ({error.orig}); restore a backup")
-        return None
-
-
-class Postgresql(Database):
-    """A server that the daemons of a fleet share."""
-
-    dialect = "postgresql"
-
-    # Defaults for what the URL does not say: a dead network ends a connection within a quarter of a minute.
-    _CONNECT: ClassVar[dict[str, str]] = {
-        "application_name": "anvild",
-        "connect_timeout": "5",
-        "keepalives_idle": "5",
-        "keepalives_interval": "3",
-        "keepalives_count": "3",
-        "tcp_user_timeout": "15000",
-    }
-
-    def connect(self) -> psycopg.Connection[tuple[Any, ...]]:
-        """Open a bare connection in autocommit mode, for LISTEN. Blocks; raises psycopg.Error."""
-        arguments, keywords = self.writer.dialect.create_connect_args(self.url)
-        connection: psycopg.Connection[tuple[Any, ...]] = psycopg.connect(*arguments, **keywords, autocommit=True)
-        return connection
-
-    def _complete(self, url: URL) -> URL:
-        return url.set(drivername="postgresql+psycopg", query={**self._CONNECT, **url.query})
-
-    def _prepare_writer(self, connection: psycopg.Connection[Any], record: object) -> None:
-        # A daemon that was stopped in the middle of a transaction must not stop the whole fleet.
-        self._execute(connection, f"SET lock_timeout = '{_BUSY_SECONDS}s'")
-        self._execute(connection, "SET idle_in_transaction_session_timeout = '30s'")
-
-    def _prepare_reader(self, connection: psycopg.Connection[Any], record: object) -> None:
-        self._execute(connection, "SET default_transaction_read_only = on")
-
-    def _execute(self, connection: psycopg.Connection[Any], statement: str) -> None:
-        before = connection.autocommit
-        connection.autocommit = True
-        connection.execute(statement.encode())
-        connection.autocommit = before
-
-    def _begin(self, connection: Connection) -> None:
-        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_LOCK})")
-
-    def notify(self, connection: Connection, sender: str) -> None:
-        connection.exec_driver_sql("SELECT pg_notify(%s, %s)", (CHANNEL, sender))
-
-    def _meaning(self, error: DBAPIError) -> AnvilError | None:
-        if not isinstance(error.orig, psycopg.Error):
-            return None
-        state = error.orig.sqlstate
-        if state == "53100":
-            return StorageFull(f"the disk of the database {self.name} is full")
-        if error.connection_invalidated or (state is None and isinstance(error.orig, psycopg.OperationalError)):
-            return Unavailable(f"the database {self.name} cannot be reached")
-        # resources, cancelled or shut down, lock not available, serialization, idle in a transaction for too long
-        if state is not None and state.startswith(("08", "53", "57", "55P03", "40", "25P03")):
-            return Unavailable(f"the database {self.name} cannot serve now: {error.orig}")
         return None
 
 
@@ -212,6 +162,9 @@ def database_at(url: str) -> Database:
         case "sqlite":
             return Sqlite(parsed)
         case "postgresql":
+            # Its library takes 9 MiB of memory, and only a fleet needs it.
+            from anvild.core.store.postgresql import Postgresql
+
             return Postgresql(parsed)
         case other:
             raise StoreError(

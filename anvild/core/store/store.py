@@ -12,9 +12,8 @@ import trio
 from sqlalchemy import Connection
 
 from anvild.core.ids import new_id
-from anvild.core.store.database import Database, Postgresql, database_at
-from anvild.core.store.listener import listen
-from anvild.core.store.migrate import migrate
+from anvild.core.store.database import Database, database_at
+from anvild.core.store.revision import bring_up
 from anvild.core.store.threads import ANNOUNCED, Inbox, Reader, Request, Writer
 
 __all__ = ["Job", "Store", "StoreStatistics", "announce", "open_store"]
@@ -139,10 +138,7 @@ class Store:
         It is also called after each new connection, since something may have been missed before it. On SQLite there
         is no other daemon, and nothing is ever heard.
         """
-        if isinstance(self._database, Postgresql):
-            await listen(self._database, self._sender, heard)
-        else:
-            await trio.sleep_forever()
+        await self._database.listen(self._sender, heard)
 
     async def _submit(self, inbox: Inbox, request: Request, abort: Callable[[Any], trio.lowlevel.Abort]) -> Any:
         try:
@@ -196,7 +192,7 @@ async def open_store(url: str) -> AsyncIterator[Store]:
     the block ends, jobs that are queued are finished before the store closes, also under cancellation.
     """
     database = database_at(url)
-    await trio.to_thread.run_sync(migrate, database)
+    await trio.to_thread.run_sync(bring_up, database)
     store = Store(database)
     try:
         yield store

@@ -15,6 +15,7 @@ from sqlalchemy.pool import NullPool
 from anvild.core.store import StoreError, open_store
 from anvild.core.store.database import Sqlite, database_at
 from anvild.core.store.migrate import migrate, newest_revision
+from anvild.core.store.revision import REVISION
 from anvild.core.tables import metadata
 from anvild.sdk import Unavailable
 from tests.stores import PostgresCluster
@@ -135,3 +136,7 @@ async def test_a_new_file_is_for_its_owner_alone(tmp_path: Path) -> None:
         modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "data").iterdir()}
     assert set(modes.values()) == {0o600}
     assert (tmp_path / "data").stat().st_mode & 0o777 == 0o700
+
+
+def test_the_revision_of_the_code_is_that_of_the_newest_migration() -> None:
+    assert newest_revision() == REVISION

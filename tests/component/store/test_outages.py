@@ -128,7 +128,7 @@ async def test_a_follower_hears_of_another_daemon_after_the_listening_connection
 
 
 async def test_a_file_that_another_program_locks_is_unavailable(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(database, "_BUSY_SECONDS", 0.1)
+    monkeypatch.setattr(database, "BUSY_SECONDS", 0.1)
     async with open_store(f"sqlite:///{file}") as store:
         with closing(sqlite3.connect(file, isolation_level=None)) as other:
             other.execute("BEGIN IMMEDIATE").close()
