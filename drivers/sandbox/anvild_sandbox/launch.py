@@ -92,8 +92,9 @@ def compile_agent(cache: Path) -> Path:
     cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=cache) as folder:
         with zipfile.ZipFile(io.BytesIO(guest_archive())) as sources:
-            sources.extractall(folder)
-            command = [PYTHON, "-I", "-S", str(BUNDLE), "agent.pyc", *sources.namelist()]
+            names = [name for name in sources.namelist() if name.endswith(".py")]
+            sources.extractall(folder, names)
+            command = [PYTHON, "-I", "-S", str(BUNDLE), "agent.pyc", *names]
         subprocess.run(command, cwd=folder, check=True, capture_output=True, timeout=30)
         return Path(folder, "agent.pyc").replace(cache / "agent.pyc")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import importlib.util
 import io
 import subprocess
 import sys
@@ -69,7 +71,21 @@ def test_the_guest_is_one_file_that_is_the_same_every_time() -> None:
         assert "guest/agent.py" in archive.namelist()
         assert {member.compress_type for member in archive.infolist()} == {zipfile.ZIP_STORED}
         assert {member.date_time for member in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}
-    assert guest_archive.__wrapped__() == guest_archive()
+    program = "from anvild.sdk.agent import guest_archive as g; import hashlib; print(hashlib.sha256(g()).hexdigest())"
+    elsewhere = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    assert elsewhere.stdout.strip() == hashlib.sha256(guest_archive()).hexdigest()
+
+
+def test_another_version_of_python_goes_by_the_sources(tmp_path: Path) -> None:
+    foreign = tmp_path / "agent.pyz"
+    foreign.write_bytes(guest_archive().replace(importlib.util.MAGIC_NUMBER, b"\0\0\r\n"))
+    ended = subprocess.run(
+        [sys.executable, "-I", "-S", str(foreign), "connect", str(tmp_path / "no.sock")],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert "FileNotFoundError" in ended.stderr
 
 
 def test_the_guest_gets_by_with_a_minimal_library(agent_file: Path) -> None:
