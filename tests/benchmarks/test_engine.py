@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import sqlite3
 import time
@@ -68,6 +69,83 @@ def _raw_inserts(path: Path) -> float:
         for _ in range(SUBMISSIONS):
             connection.execute("INSERT INTO t (body) VALUES (?)", ("x" * 600,))
         return SUBMISSIONS / (time.perf_counter() - began)
+
+
+LAMP = """
+from contextlib import asynccontextmanager
+
+import trio
+
+from anvild.sdk import Description, DeviceFact, DeviceStatus, Driver, Health, HealthState, Session, Sighting, hookimpl
+
+ANVIL_API = "1.0"
+FACT = DeviceFact(identity="lamp-1", platform="lamp", name="lamp", status=DeviceStatus.READY)
+
+
+class LampSession(Session):
+    def __init__(self, device):
+        self.device = device
+
+
+class LampDriver(Driver):
+    name = "lamp"
+
+    async def describe(self):
+        health = Health(state=HealthState.HEALTHY, reason="lit")
+        return Description(name="lamp", version="1", platforms=("lamp",), capabilities=(), health=health)
+
+    async def watch(self, report):
+        await report(Sighting(kind="seen", device=FACT))
+        await trio.sleep_forever()
+
+    @asynccontextmanager
+    async def open(self, device, lease):
+        yield LampSession(device)
+
+
+@hookimpl
+def anvil_drivers():
+    return [LampDriver]
+"""
+NOTHING = """
+[requires]
+platforms = ["lamp"]
+[[steps]]
+verb = "finding"
+title = "It is lit"
+"""
+QUEUED = 300
+
+
+def test_release_to_next_run(daemon_factory: Any, table: Any) -> None:
+    """One device, 300 queued runs that do nothing: from the release of a lease to the grant of the next."""
+    daemon: Daemon = daemon_factory(CONFIG)
+    drop_ins = daemon.data_dir.with_name("conf.d") / "drivers"
+    drop_ins.mkdir(parents=True)
+    (drop_ins / "lamp.py").write_text(LAMP)
+    (daemon.data_dir / "pipelines").mkdir(parents=True)
+    (daemon.data_dir / "pipelines" / "nothing.toml").write_text(NOTHING)
+    daemon.bootstrap()
+    daemon.start()
+    daemon.wait_for_driver("lamp")
+    began = time.monotonic()
+    with daemon.client() as client:
+        for _ in range(QUEUED):
+            last = client.post("/api/v1/runs", json={"pipeline": "nothing"}).json()["run"]["id"]
+    daemon.wait_for(last, timeout=300)
+    rate = QUEUED / (time.monotonic() - began)
+    daemon.stop()
+    with sqlite3.connect(daemon.data_dir / "anvild.sqlite") as connection:
+        query = "SELECT kind, at FROM events WHERE kind IN ('lease.released', 'lease.granted') ORDER BY id"
+        told = connection.execute(query).fetchall()
+    pairs = itertools.pairwise(told)
+    gaps = [(b[1] - a[1]) / 1000 for a, b in pairs if (a[0], b[0]) == ("lease.released", "lease.granted")]
+    assert len(gaps) > QUEUED / 2
+    table(
+        f"Release to next run: one device, {QUEUED} queued runs that do nothing",
+        ("p50 ms", "p99 ms", "budget", "runs a second, submission over HTTP included"),
+        [(f"{percentile(gaps, 50):.1f}", f"{percentile(gaps, 99):.1f}", "10 / 50 ms", f"{rate:.0f}")],
+    )
 
 
 def test_fan_out(idle_daemon: Daemon, table: Any) -> None:
