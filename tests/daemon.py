@@ -161,6 +161,15 @@ class Daemon:
                 assert time.monotonic() < until, f"run {run_id} is still {found['run']}\n{self.tail()}"
                 time.sleep(0.05)
 
+    def events(self, run_id: str) -> list[dict[str, Any]]:
+        """All events of an ended run; its stream closes after the last one."""
+        found = []
+        with self.client() as client, client.stream("GET", f"/api/v1/runs/{run_id}/events") as stream:
+            for line in stream.iter_lines():
+                if line.startswith("data:"):
+                    found.append(json.loads(line.removeprefix("data:")))
+        return found
+
     def wait_for_driver(self, name: str, timeout: float = 60) -> None:
         """Wait until a driver can serve: drivers get ready behind the port."""
         until = time.monotonic() + timeout

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import random
 import time
 from collections import Counter
-from typing import Any
 
 import pytest
 
@@ -33,19 +31,9 @@ def statuses(daemon: Daemon, runs: list[str]) -> dict[str, str]:
         return {run: client.get(f"/api/v1/runs/{run}").json()["run"]["status"] for run in runs}
 
 
-def events(daemon: Daemon, run: str) -> list[dict[str, Any]]:
-    """All events of an ended run; its stream closes after the last one."""
-    found = []
-    with daemon.client() as client, client.stream("GET", f"/api/v1/runs/{run}/events") as stream:
-        for line in stream.iter_lines():
-            if line.startswith("data:"):
-                found.append(json.loads(line.removeprefix("data:")))
-    return found
-
-
 def check_run(daemon: Daemon, run: str, status: str) -> None:
     """One attempt is started once; the ledger of a passed run holds every step once."""
-    told = events(daemon, run)
+    told = daemon.events(run)
     started = Counter(each["data"].get("attempt") for each in told if each["kind"] == "run.running")
     assert all(times == 1 for times in started.values()), f"run {run}: started {started}"
     ends = [each["kind"] for each in told if each["kind"] in {f"run.{state}" for state in TERMINAL}]

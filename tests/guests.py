@@ -1,0 +1,82 @@
+"""A daemon that makes guests in QEMU, from an image that is built once a machine."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+
+from tests.daemon import Daemon
+
+TOOLS = ("qemu-system-x86_64", "qemu-img", "mmdebstrap", "busybox", "mke2fs")
+IMAGE = "minimal"
+BUILD_SECONDS = 900.0
+CONFIG = """
+[web]
+requests_per_minute = 100000000
+[drivers.sandbox]
+enabled = false
+"""
+
+MakeGuestDaemon = Callable[[], Daemon]
+
+
+@pytest.fixture(scope="session")
+def guest_daemon_factory(daemon_factory: Any) -> MakeGuestDaemon:
+    """Make daemons with a first user and the image ``minimal``, not started. They share the cache of images with the
+    tests of the driver."""
+    missing = [tool for tool in TOOLS if shutil.which(tool) is None]
+    if sys.platform != "linux" or missing:
+        pytest.skip(f"guests need Linux and some tools (missing here: {', '.join(missing) or 'Linux'})")
+    shared = Path(os.environ.get("ANVIL_TEST_CACHE") or Path.home() / ".cache" / "anvild")
+
+    def make() -> Daemon:
+        daemon: Daemon = daemon_factory(CONFIG)
+        shared.mkdir(parents=True, exist_ok=True)
+        cache = daemon.data_dir / "cache" / "microvm"
+        cache.parent.mkdir(parents=True)
+        cache.symlink_to(shared)
+        daemon.anvil("image", "build", IMAGE, "--data-dir", str(daemon.data_dir), check=True, timeout=BUILD_SECONDS)
+        daemon.bootstrap()
+        return daemon
+
+    return make
+
+
+def make_guest(client: httpx2.Client, name: str = IMAGE) -> str:
+    """Make a guest by hand and return its id."""
+    made = client.post("/api/v1/devices/made", json={"driver": "microvm", "template": IMAGE, "name": name})
+    assert made.status_code == 201, made.text
+    identity: str = made.json()["device"]["id"]
+    return identity
+
+
+def guest_says(client: httpx2.Client, device: str, line: str) -> str:
+    """Run a line of shell in a guest by hand and return what it printed; it must succeed."""
+    done = client.post(f"/api/v1/devices/{device}/exec", json={"argv": ["sh", "-c", line]})
+    assert done.status_code == 200, done.text
+    answer = [json.loads(part) for part in done.text.splitlines()]
+    assert answer[-1] == {"exit": {"code": 0, "signal": None}}, done.text
+    return b"".join(base64.b64decode(part["data"]) for part in answer[:-1] if part["stream"] == "stdout").decode()
+
+
+def guest_processes(data_dir: Path) -> list[int]:
+    """The processes that work below a data directory: every guest's QEMU does."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                folder = (entry / "cwd").readlink()
+            except OSError:
+                continue  # it has just ended
+            if folder.is_relative_to(data_dir.resolve()):
+                found.append(int(entry.name))
+    return found
