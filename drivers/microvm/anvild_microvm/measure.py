@@ -29,6 +29,8 @@ class Cpu(msgspec.Struct, frozen=True):
 
 
 class BlockCounters(msgspec.Struct, frozen=True):
+    """Bytes that a guest has read from and written to its disk."""
+
     rd_bytes: int
     wr_bytes: int
 
