@@ -123,13 +123,15 @@ def _decode(data: bytes, kind: Any) -> Any:
         raise InvalidRequest("the JSON holds a NUL character")
     try:
         return msgspec.json.decode(data, type=kind)
-    except msgspec.ValidationError as error:
-        problems = tuple(find_problems(msgspec.json.decode(data), kind, "body"))
-        raise InvalidRequest("the body is not as expected", problems) from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise InvalidRequest(f"the body is no JSON: {error}") from error
     except RecursionError as error:
         raise InvalidRequest(f"the JSON is nested deeper than {DEPTH} levels") from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        # The typed decoder stops at the first wrong value, and does not look whether the rest is JSON at all.
+        try:
+            value = msgspec.json.decode(data)
+        except (msgspec.DecodeError, UnicodeDecodeError) as malformed:
+            raise InvalidRequest(f"the body is no JSON: {malformed}") from malformed
+        raise InvalidRequest("the body is not as expected", tuple(find_problems(value, kind, "body"))) from error
 
 
 def _too_deep(data: bytes) -> bool:

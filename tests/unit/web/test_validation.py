@@ -97,6 +97,11 @@ async def test_content_types() -> None:
         b"[" * 100 + b"]" * 100,
         b'{"name":' * 100_000,
         b'{"labels": {"x": 99999999999999999999999999}}',
+        # Wrong in type before it is wrong in form.
+        b"9-",
+        b"[",
+        b'{"name": 1',
+        b"1e999",
     ],
 )
 async def test_what_is_no_good_json(data: bytes) -> None:

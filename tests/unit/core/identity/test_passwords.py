@@ -23,6 +23,7 @@ class CountingHasher(argon2.PasswordHasher):
         self.threads: set[int] = set()
         self.at_work = self.most_at_work = 0
         self.lock = threading.Lock()
+        self.two = threading.Event()
         self.go = threading.Event()
         self.go.set()
 
@@ -32,6 +33,8 @@ class CountingHasher(argon2.PasswordHasher):
             self.verified.append(str(hash))
             self.at_work += 1
             self.most_at_work = max(self.most_at_work, self.at_work)
+            if self.at_work == 2:
+                self.two.set()
         self.go.wait()
         try:
             return super().verify(hash, password)
@@ -83,6 +86,7 @@ async def test_two_at_a_time_and_a_bounded_queue() -> None:
         await trio.testing.wait_all_tasks_blocked()
         with pytest.raises(Unavailable):
             await passwords.verify(None, "x")
+        await trio.to_thread.run_sync(hasher.two.wait)
         hasher.go.set()
     assert hasher.most_at_work == 2
     assert len(hasher.verified) == 34
