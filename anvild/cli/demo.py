@@ -69,12 +69,15 @@ def _demo(directory: Path) -> int:
         run = _latest_run(environ)
         reports = _fetch_artifacts(run["id"], directory / "artifacts", environ)
     table = Table(title="anvild demo")
-    for column in ("pipeline", "run", "verdict", "took", "report"):
-        table.add_column(column)
-    report = next((str(path) for path in reports if path.suffix == ".html"), "none")
-    table.add_row(run["pipeline"], run["id"], run["status"], f"{took:.1f} s", report)
+    for column in ("pipeline", "driver", "run", "verdict", "took"):
+        table.add_column(column, no_wrap=True)
+    table.add_row(run["pipeline"], driver, run["id"], run["status"], f"{took:.1f} s")
     console.print(table)
-    console.print(f"The API was at {url}/api/v1 (its description: {url}/api/v1/openapi.json). The log is {log}.")
+    report = next((str(path) for path in reports if path.suffix == ".html"), "missing")
+    console.print(f"The report is {report}.", soft_wrap=True)
+    console.print(
+        f"The API was at {url}/api/v1 (its description: {url}/api/v1/openapi.json). The log is {log}.", soft_wrap=True
+    )
     console.print(f"The whole demo took {time.monotonic() - began:.1f} s.")
     return 0 if status == 0 and run["status"] == "passed" else 1
 
