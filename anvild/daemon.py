@@ -132,6 +132,7 @@ async def _services(settings: Settings, plugins: Plugins, store: Store) -> Servi
         drivers=await trio.to_thread.run_sync(_driver_factories, settings, plugins),
         host=host_name(settings),
         settings=settings.engine,
+        keep=timedelta(days=settings.store.runs_days),
     )
     services.add(Engine, engine)
     metrics = Metrics()

@@ -50,6 +50,7 @@ class StoreSettings(Section, frozen=True):
     """``[store]``"""
 
     url: Annotated[str, msgspec.Meta(description="database; empty means SQLite in the data directory")] = ""
+    runs_days: Annotated[Days, msgspec.Meta(description="how long runs are kept after their end")] = 365.0
     events_days: Annotated[Days, msgspec.Meta(description="how long events are kept")] = 30.0
     audit_days: Annotated[Days, msgspec.Meta(description="how long audit events are kept")] = 365.0
     artifacts_days: Annotated[Days, msgspec.Meta(description="how long artifacts are kept")] = 90.0

@@ -116,6 +116,7 @@ class Lab:
         self.watch_error: Exception | None = None
         self.describe_error: Exception | None = None
         self.create_error: Exception | None = None
+        self.destroy_error: Exception | None = None
         self.starts: Counter[tuple[str, int]] = Counter()
         self.resumes: Counter[tuple[str, int]] = Counter()
         self.lives: Counter[str] = Counter()
@@ -267,6 +268,8 @@ class FakeDriver(Driver, Provision):
 
     async def destroy(self, identity: str) -> None:
         await trio.lowlevel.checkpoint()
+        if self.lab.destroy_error is not None:
+            raise self.lab.destroy_error
         self.lab.devices.pop(identity, None)
 
     async def templates(self) -> Sequence[Template]:

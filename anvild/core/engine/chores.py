@@ -8,20 +8,20 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import trio
-from sqlalchemy import Connection, Row, select, update
+from sqlalchemy import Connection, Row, Select, and_, or_, select, update
 
 from anvild.core.logging import get_logger
 from anvild.core.store import Store
 from anvild.sdk import AnvilError, DeviceLost, DeviceStatus, Unavailable
 
-from .devices import device_event, device_row, fact_of
+from .devices import device_event, device_row, fact_of, left
 from .persist import fetch, persist
 from .tables import devices, leases
 
 if TYPE_CHECKING:
     from .hosting import HostedDriver
 
-__all__ = ["CLEAN_SECONDS", "DESTROY_SECONDS", "Chores"]
+__all__ = ["CLEAN_SECONDS", "DESTROY_SECONDS", "Chores", "tasks_of"]
 
 CLEAN_SECONDS = 120.0
 DESTROY_SECONDS = 60.0
@@ -46,17 +46,7 @@ class Chores:
 
     async def run(self) -> None:
         """Do chores until cancelled: those that are there at the start, then whenever woken."""
-        query = (
-            select(devices)
-            .where(
-                devices.c.host == self._host,
-                devices.c.driver == self._hosted.name,
-                devices.c.status != DeviceStatus.RETIRED,
-                devices.c.made_to_order.is_(True) | (devices.c.unclean.is_(True) & devices.c.quarantine.is_(None)),
-                ~select(leases.c.id).where(leases.c.device_id == devices.c.id, leases.c.released_at.is_(None)).exists(),
-            )
-            .order_by(devices.c.id)
-        )
+        query = tasks_of(self._host, self._hosted.name)
         async with trio.open_nursery() as nursery:
             while True:
                 self._wake = trio.Event()
@@ -99,6 +89,27 @@ class Chores:
             log.warning("destroy_put_off", device=row.id, reason=error.message)
         else:
             await persist(self._store, partial(_gone, device_id=row.id))
+
+
+def tasks_of(host: str, driver: str) -> Select[Any]:
+    """Select the devices of a driver that are under no lease and leave it something to do.
+
+    One made to order may be retired, by its driver or by a person, and yet take room until it is destroyed.
+    """
+    return select(devices).where(
+        left,
+        devices.c.host == host,
+        devices.c.driver == driver,
+        or_(
+            devices.c.made_to_order.is_(True),
+            and_(
+                devices.c.status != DeviceStatus.RETIRED,
+                devices.c.unclean.is_(True),
+                devices.c.quarantine.is_(None),
+            ),
+        ),
+        ~select(leases.c.id).where(leases.c.device_id == devices.c.id, leases.c.released_at.is_(None)).exists(),
+    )
 
 
 def _cleaned(conn: Connection, *, device_id: str) -> None:

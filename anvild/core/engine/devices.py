@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 import msgspec
-from sqlalchemy import ColumnElement, Connection, Row, func, insert, or_, select, update
+from sqlalchemy import Boolean, ColumnElement, Connection, Row, func, insert, literal_column, or_, select, update
 
 from anvild.core.clock import utcnow
 from anvild.core.errors import CapReached, Conflict
@@ -20,9 +20,24 @@ from .journal import SYSTEM, fail_wanting
 from .tables import devices
 from .values import Actor, Device
 
-__all__ = ["Devices", "Seen", "device_event", "device_from", "device_row", "fact_of", "facts_of", "record", "visible"]
+__all__ = [
+    "Devices",
+    "Seen",
+    "device_event",
+    "device_from",
+    "device_row",
+    "fact_of",
+    "facts_of",
+    "left",
+    "record",
+    "visible",
+]
 
 _HIDDEN = frozenset({"handle", "fence"})
+
+left: ColumnElement[bool] = literal_column("(devices.status <> 'retired' OR devices.unclean)", Boolean)
+"""The condition that a device is in the lab, or leaves its driver something to do. It is that of the index
+ix_devices_left, spelt as a literal: with a parameter neither database would use the index."""
 
 
 class Devices:
@@ -48,7 +63,7 @@ class Devices:
         if not made_to_order:
             query = query.where(devices.c.made_to_order.is_(False))
         if not retired:
-            query = query.where(devices.c.status != DeviceStatus.RETIRED)
+            query = query.where(left, devices.c.status != DeviceStatus.RETIRED)
         return await self._store.read(lambda conn: [device_from(row) for row in conn.execute(query)])
 
     async def get(self, device_id: str, team_id: str | None = None) -> Device:

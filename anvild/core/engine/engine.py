@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
+from datetime import timedelta
 from functools import partial
 from typing import Protocol
 
@@ -29,6 +30,7 @@ from .leases import Fate
 from .people import Holding, Leases
 from .persist import persist
 from .recovery import Recoverer
+from .retention import Retention
 from .runs import Runs
 from .scheduler import Scheduler
 from .states import Ending
@@ -61,6 +63,7 @@ class Engine:
 
     :param drivers: makes a new instance of each driver, by name.
     :param host: the name of this machine, the same over restarts.
+    :param keep: how long runs are kept after their end.
     """
 
     def __init__(
@@ -73,6 +76,7 @@ class Engine:
         host: str,
         settings: EngineSettings | None = None,
         workloads: Mapping[str, Workload] | None = None,
+        keep: timedelta = timedelta(days=365),
     ) -> None:
         self.incarnation = new_id()
         self.workloads: dict[str, Workload] = dict(workloads or {})
@@ -93,6 +97,7 @@ class Engine:
         self.scheduler = Scheduler(store, supply=self.supply, idle=self._idle, start=self._start)
         self.runs = Runs(store, self.workloads, default_deadline=self._settings.run_deadline, supply=self.supply)
         self.devices = Devices(store, host)
+        self._retention = Retention(store, keep=keep)
         self._settling: dict[str, trio.Event] = {}
         self.leases = Leases(
             store, supply=self.supply, start=self._hold, holdings=self._holdings, settled=self._settled
@@ -213,6 +218,7 @@ class Engine:
                         self._nursery = nursery
                         await self._recoverer().run(nursery)
                         nursery.start_soon(self.scheduler.run)
+                        nursery.start_soon(self._retention.run)
                         self.scheduler.wake()
                         task_status.started()
                         await trio.sleep_forever()

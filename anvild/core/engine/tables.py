@@ -55,6 +55,14 @@ devices = Table(
         sqlite_where=text("status = 'ready' AND made_to_order = 0"),
         postgresql_where=text("status = 'ready' AND NOT made_to_order"),
     ),
+    # All but those that were retired and leave nothing to do: of devices made to order there may be many of those.
+    Index(
+        "ix_devices_left",
+        "host",
+        "driver",
+        sqlite_where=text("status <> 'retired' OR unclean"),
+        postgresql_where=text("status <> 'retired' OR unclean"),
+    ),
     Index("ix_devices_team", "team_id", "id"),
 )
 
@@ -113,6 +121,12 @@ runs = Table(
         sqlite_where=text("device_id IS NOT NULL"),
         postgresql_where=text("device_id IS NOT NULL"),
     ),
+    Index(
+        "ix_runs_ended",
+        "ended_at",
+        sqlite_where=text("ended_at IS NOT NULL"),
+        postgresql_where=text("ended_at IS NOT NULL"),
+    ),
     sqlite_autoincrement=True,
 )
 
@@ -120,7 +134,7 @@ leases = Table(
     "leases",
     metadata,
     Column("id", Id, primary_key=True),
-    Column("device_id", Id, ForeignKey("devices.id"), nullable=False),
+    Column("device_id", Id, ForeignKey("devices.id"), nullable=False, index=True),
     Column("driver", Text, nullable=False),
     Column("host", Text, nullable=False),
     Column("slot", Integer),
@@ -164,8 +178,9 @@ attempts = Table(
     metadata,
     Column("run_id", Id, ForeignKey("runs.id"), nullable=False),
     Column("attempt", Integer, nullable=False),
-    Column("device_id", Id, ForeignKey("devices.id"), nullable=False),
-    Column("lease_id", Id, ForeignKey("leases.id"), nullable=False),
+    # The device of the lease; the lease keeps it from being removed.
+    Column("device_id", Id, nullable=False),
+    Column("lease_id", Id, ForeignKey("leases.id"), nullable=False, index=True),
     Column("incarnation", Text, nullable=False),
     Column("verdict", Text),
     Column("reason_code", Text),

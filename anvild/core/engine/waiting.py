@@ -12,6 +12,7 @@ from anvild.sdk import DeviceStatus
 
 from . import journal
 from .claims import Supply, queued, waiting_lanes
+from .devices import left
 from .persist import persist
 from .queue import FreeDevice, fits, fits_slot, why_not
 from .tables import devices, runs
@@ -71,7 +72,7 @@ def _tell_heads(supply: Supply, conn: Connection) -> None:
 
 def _all_devices(conn: Connection, host: str) -> Sequence[FreeDevice]:
     rows = conn.execute(
-        select(devices).where(devices.c.status != DeviceStatus.RETIRED, devices.c.made_to_order.is_(False))
+        select(devices).where(left, devices.c.status != DeviceStatus.RETIRED, devices.c.made_to_order.is_(False))
     )
     return [
         FreeDevice(

@@ -63,6 +63,14 @@ def upgrade() -> None:
         sqlite_where=sa.text("status = 'ready' AND made_to_order = 0"),
         postgresql_where=sa.text("status = 'ready' AND NOT made_to_order"),
     )
+    op.create_index(
+        "ix_devices_left",
+        "devices",
+        ["host", "driver"],
+        unique=False,
+        sqlite_where=sa.text("status <> 'retired' OR unclean"),
+        postgresql_where=sa.text("status <> 'retired' OR unclean"),
+    )
     op.create_index("ix_devices_team", "devices", ["team_id", "id"], unique=False)
     op.create_table(
         "events",
@@ -151,6 +159,14 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("number", name=op.f("pk_runs")),
         sa.UniqueConstraint("id", name=op.f("uq_runs_id")),
         sqlite_autoincrement=True,
+    )
+    op.create_index(
+        "ix_runs_ended",
+        "runs",
+        ["ended_at"],
+        unique=False,
+        sqlite_where=sa.text("ended_at IS NOT NULL"),
+        postgresql_where=sa.text("ended_at IS NOT NULL"),
     )
     op.create_index(
         "ix_runs_queue",
@@ -282,6 +298,7 @@ def upgrade() -> None:
         sqlite_where=sa.text("released_at IS NULL"),
         postgresql_where=sa.text("released_at IS NULL"),
     )
+    op.create_index(op.f("ix_leases_device_id"), "leases", ["device_id"], unique=False)
     op.create_index("ix_leases_run", "leases", ["run_id", "attempt"], unique=False)
     op.create_index(
         "uq_leases_device",
@@ -370,11 +387,11 @@ def upgrade() -> None:
         sa.Column("reason", sa.Text(), nullable=True),
         sa.Column("started_at", columns.Timestamp(), nullable=False),
         sa.Column("ended_at", columns.Timestamp(), nullable=True),
-        sa.ForeignKeyConstraint(["device_id"], ["devices.id"], name=op.f("fk_attempts_device_id")),
         sa.ForeignKeyConstraint(["lease_id"], ["leases.id"], name=op.f("fk_attempts_lease_id")),
         sa.ForeignKeyConstraint(["run_id"], ["runs.id"], name=op.f("fk_attempts_run_id")),
         sa.PrimaryKeyConstraint("run_id", "attempt", name=op.f("pk_attempts")),
     )
+    op.create_index(op.f("ix_attempts_lease_id"), "attempts", ["lease_id"], unique=False)
     op.create_table(
         "device_tokens",
         sa.Column("jti", columns.Id(), nullable=False),
