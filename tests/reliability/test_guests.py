@@ -115,6 +115,22 @@ def traffic(daemon: Daemon, watched: list[Watched]) -> Iterator[None]:
         thread.join()
 
 
+def ended(daemon: Daemon, run: str) -> bool:
+    with daemon.client() as client:
+        return client.get(f"/api/v1/runs/{run}").json()["run"]["status"] not in ("queued", "running")
+
+
+def begin(daemon: Daemon) -> str:
+    """Start a run; return when its guest is made and its first step has begun."""
+    with daemon.client() as client:
+        answer = client.post("/api/v1/runs", json={"pipeline": PIPELINE})
+        assert answer.status_code == 202, answer.text
+        run: str = answer.json()["run"]["id"]
+        with client.stream("GET", f"/api/v1/runs/{run}/events") as told:
+            assert any("run.step" in line for line in told.iter_lines()), run
+    return run
+
+
 def storm(daemon: Daemon, seed: int, kills: int) -> None:
     """Kill the daemon again and again, with bytes under way in both directions; after each restart look at all."""
     dice = random.Random(seed)
@@ -122,11 +138,14 @@ def storm(daemon: Daemon, seed: int, kills: int) -> None:
         watched = [Watched(client, f"guest-{number}") for number in range(GUESTS)]
     runs: list[str] = []
     for number in range(kills):
-        with daemon.client() as client:
-            if not runs or client.get(f"/api/v1/runs/{runs[-1]}").json()["run"]["status"] not in ("queued", "running"):
-                runs.append(client.post("/api/v1/runs", json={"pipeline": PIPELINE}).json()["run"]["id"])
+        if not runs or ended(daemon, runs[-1]):
+            runs.append(begin(daemon))
         with traffic(daemon, watched):
             time.sleep(dice.uniform(0.0, 1.5))  # the point of the kill is what is random here
+            daemon.kill()
+        if dice.random() < 0.3:
+            daemon.start()
+            time.sleep(dice.uniform(0.0, 1.0))  # and here the daemon is taking the guests up again
             daemon.kill()
         daemon.start()
         daemon.wait_for_driver("microvm")
