@@ -6,6 +6,7 @@ import re
 import socket
 import statistics
 import subprocess
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,11 +24,24 @@ class Load:
     errors: int
 
 
-def wrk(url: str, headers: Mapping[str, str] = {}, *, seconds: int = SECONDS) -> Load:
-    """Load one address for a while with 16 connections from one thread."""
+def wrk(
+    url: str,
+    headers: Mapping[str, str] = {},
+    *,
+    body: str | None = None,
+    connections: int = CONNECTIONS,
+    seconds: int = SECONDS,
+) -> Load:
+    """Load one address for a while from one thread: with GET, or with POST of a body."""
     flags = [part for name, value in headers.items() for part in ("-H", f"{name}: {value}")]
-    command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "--latency", *flags, url]
-    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    with tempfile.NamedTemporaryFile("w", suffix=".lua") as script:
+        if body is not None:
+            script.write(f"wrk.method = 'POST'\nwrk.body = [[{body}]]\n")
+            script.write("wrk.headers['Content-Type'] = 'application/json'\n")
+            script.flush()
+            flags += ["-s", script.name]
+        command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--latency", *flags, url]
+        text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     rate = float(_find(r"Requests/sec:\s+([\d.]+)", text))
     number, unit = re.search(r"99%\s+([\d.]+)(us|ms|s)", text).groups()  # type: ignore[union-attr]
     failed = re.search(r"Non-2xx or 3xx responses: (\d+)", text)

@@ -16,7 +16,7 @@ import trio
 from tests.daemon import Daemon
 
 from .conftest import CONFIG, fill
-from .load import median, percentile
+from .load import median, percentile, wrk
 
 pytestmark = pytest.mark.bench
 
@@ -29,33 +29,26 @@ PAUSE = 0.2
 
 def test_durable_submissions(idle_daemon: Daemon, table: Any, tmp_path: Path) -> None:
     """Against the physical floor: one durable SQLite insert at a time, on the same disk."""
-
-    async def submit_all() -> float:
-        headers = {"Authorization": f"Bearer {idle_daemon.keys['live_key']}"}
-        left = iter(range(SUBMISSIONS))
-        async with httpx2.AsyncClient(base_url=idle_daemon.url, headers=headers, timeout=60) as client:
-
-            async def submitter() -> None:
-                for _ in left:
-                    answer = await client.post("/api/v1/runs", json={"pipeline": "smoke"})
-                    assert answer.status_code == 202
-
-            began = trio.current_time()
-            async with trio.open_nursery() as nursery:
-                for _ in range(SUBMITTERS):
-                    nursery.start_soon(submitter)
-            return SUBMISSIONS / (trio.current_time() - began)
-
-    ours, floor = [], []
+    key = {"Authorization": f"Bearer {idle_daemon.keys['live_key']}"}
+    url = f"{idle_daemon.url}/api/v1/runs"
+    ours, tails, floor = [], [], []
     for number in range(3):
-        ours.append(trio.run(submit_all))
+        load = wrk(url, key, body='{"pipeline": "smoke"}', connections=SUBMITTERS)
+        assert load.errors == 0
+        ours.append(load.rate)
+        tails.append(load.p99)
         floor.append(_raw_inserts(tmp_path / f"{number}.sqlite"))
     table(
-        f"Durable run submissions over HTTP, {SUBMITTERS} clients in one process, median of 3",
-        ("what", "a second", "ratio"),
+        f"Durable run submissions, wrk with {SUBMITTERS} connections, median of 3",
+        ("what", "a second", "p99 ms", "ratio"),
         [
-            ("anvild, POST /api/v1/runs", f"{median(ours):,.0f}", f"{median(ours) / median(floor):.2f}"),
-            ("raw sqlite3, one commit each, no HTTP", f"{median(floor):,.0f}", "1.00"),
+            (
+                "anvild, POST /api/v1/runs",
+                f"{median(ours):,.0f}",
+                f"{median(tails):.0f}",
+                f"{median(ours) / median(floor):.2f}",
+            ),
+            ("raw sqlite3, one commit each, no HTTP", f"{median(floor):,.0f}", "", "1.00"),
         ],
     )
 

@@ -54,18 +54,6 @@ def add_runs(api: Api, runs: PipelineRuns, catalogue: Catalogue, remembered: Rem
         action="runs:read",
     )
 
-    @api.post(
-        "/runs",
-        summary="Queue a new run.",
-        description="The pipeline is frozen into the run as it is written now. Without a device the scheduler picks "
-        "one that can run it, or has one made.",
-        tags=TAGS,
-        answers={202: wire.RunAnswer},
-        errors={400: "The body is not as expected, or there is no such pipeline or device."},
-        body=wire.RunCreateBody,
-        action="runs:write",
-        idempotent=True,
-    )
     async def create_run(request: Request) -> wire.RunAnswer:
         body: wire.RunCreateBody = request.body
         device_id = str(body.device_id) if isinstance(body.device_id, UUID) else None
@@ -78,6 +66,21 @@ def add_runs(api: Api, runs: PipelineRuns, catalogue: Catalogue, remembered: Rem
             problem = FieldProblem("body.deviceId", "a device that your team can use")
             raise InvalidRequest(error.message, (problem,)) from None
         return wire.RunAnswer(run=run_shape(run))
+
+    api.raw(
+        "POST",
+        "/runs",
+        create_run,
+        summary="Queue a new run.",
+        description="The pipeline is frozen into the run as it is written now. Without a device the scheduler picks "
+        "one that can run it, or has one made.",
+        tags=TAGS,
+        answers={202: wire.RunAnswer},
+        errors={400: "The body is not as expected, or there is no such pipeline or device."},
+        body=wire.RunCreateBody,
+        action="runs:write",
+        idempotent=True,
+    )
 
     async def get_run(request: Request) -> Answer:
         team_id, run_id = team_of(request), request.path["id"]
