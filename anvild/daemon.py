@@ -141,6 +141,7 @@ async def _services(settings: Settings, plugins: Plugins, store: Store) -> Servi
     services.add(Metrics, metrics)
     readiness = Readiness()
     readiness.add("store", lambda: None if store.statistics().connected else "the database cannot be reached")
+    readiness.add("scheduler", lambda: engine.scheduler.trouble)
     services.add(Readiness, readiness)
     return services
 

@@ -195,6 +195,7 @@ class Engine:
             granted=self.scheduler.granted,
             ended=self._ended,
             claims=self.scheduler.claims,
+            claims_failed=self.scheduler.failures,
             runaways=self._runaways,
             last_claim_seconds=self.scheduler.last_claim_seconds,
         )

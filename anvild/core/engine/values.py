@@ -207,5 +207,6 @@ class EngineStatistics(msgspec.Struct, frozen=True, kw_only=True):
     granted: int
     ended: int
     claims: int
+    claims_failed: int
     runaways: int
     last_claim_seconds: float

@@ -165,3 +165,34 @@ async def test_a_device_lost_under_a_verb(lab: Lab, start_engine: StartEngine, m
 async def _nothing() -> AsyncIterator[bytes]:
     return
     yield b""
+
+
+async def test_a_claim_that_fails_is_tried_again(
+    lab: Lab, start_engine: StartEngine, mock_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab.plug("d1")
+    running = await start_engine()
+    scheduler = running.engine.scheduler
+    first = await running.engine.runs.submit(asks("told", {"wait": "go"}))
+    await running.until(first, "running")
+    second = await running.engine.runs.submit(asks("noop"))
+    await running.after(2)
+    assert scheduler.trouble is None
+
+    def broken(*_: Any) -> Any:
+        raise ZeroDivisionError("oops")
+
+    monkeypatch.setattr("anvild.core.engine.scheduler.claim", broken)
+    monkeypatch.setattr("anvild.core.engine.scheduler.tell_heads", broken)
+    lab.gate("go").set()
+    await running.after(1)
+    assert (await running.engine.runs.get(first.id)).state == "passed"
+    assert await running.engine.leases.list() == []
+    await running.after(120)
+    assert 5 <= running.engine.statistics().claims_failed <= 9
+    assert scheduler.trouble == "no run can be given a device, by a ZeroDivisionError: see the log"
+    assert (await running.engine.runs.get(second.id)).state == "queued"
+    monkeypatch.undo()
+    await running.after(60)
+    assert (await running.engine.runs.get(second.id)).state == "passed"
+    assert scheduler.trouble is None
