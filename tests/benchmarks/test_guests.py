@@ -17,12 +17,13 @@ import trio
 
 from anvild.sdk import Command, DeviceFact, DeviceRequest, DriverContext, Exec, Lease, Session, run
 from anvild.sdk.agent import AgentClient, AgentSession, connect_agent
+from anvild.sdk.sockets import connect_unix, listen_unix
 from anvild_microvm.disks import EMPTY
 from anvild_microvm.driver import MicrovmDriver
 from anvild_microvm.files import copy_sparse, new_sparse, remove_tree
 from anvild_microvm.machine import Launch, command_line
-from anvild_microvm.process import Hypervisor, guest_account, listening_socket
-from anvild_microvm.qmp import Qmp, connect_unix
+from anvild_microvm.process import Hypervisor, guest_account
+from anvild_microvm.qmp import Qmp
 from anvild_microvm.settings import MicrovmSettings
 from anvild_microvm.template import KERNEL, RAM, STATE, Manifest, link_template, read_manifest
 from tests.daemon import Daemon
@@ -70,7 +71,7 @@ class BareGuest:
     async def running(self) -> AsyncIterator[AgentClient]:
         """Start it, and end it on leaving. Entered when the agent inside has answered."""
         folder = self._folder
-        with listening_socket(folder / "agent") as agent, listening_socket(folder / "monitor") as monitor:
+        with listen_unix(folder / "agent") as agent, listen_unix(folder / "monitor") as monitor:
             launch = Launch(
                 program=MicrovmSettings().qemu,
                 identity="bare",

@@ -28,7 +28,7 @@ from anvild.sdk import (
 )
 from anvild.sdk.agent import AgentClient, AgentSession
 
-from . import cgroups, starting
+from . import starting
 from .disks import DEPTH_LIMIT, EMPTY, create_overlay, new_layer_name
 from .files import copy_sparse, link, new_sparse, remove_tree
 from .guest import Guest
@@ -209,7 +209,7 @@ class Capsule:
         if guest is not None:
             await guest.kill()
         await end_processes(self.folder)
-        await trio.to_thread.run_sync(cgroups.remove, self._host.group(self.record.identity), self.record.groups)
+        await self._host.remove_group(self.record.identity, self.record.groups)
 
     def _ended(self, guest: Guest) -> None:
         """QEMU has ended: unasked, unless it has been let go of before."""

@@ -29,7 +29,6 @@ from anvild.sdk import (
 )
 from anvild.sdk.agent import AgentSession
 
-from . import cgroups
 from .capsule import ZERO, Capsule, prepare_folder
 from .disks import new_layer_name
 from .files import remove_tree, scratch
@@ -112,7 +111,7 @@ class Capsules:
         """Remove what an earlier daemon had begun and not ended."""
         for folder in await trio.to_thread.run_sync(self._unfinished):
             await end_processes(folder)
-            await trio.to_thread.run_sync(cgroups.remove, self._host.group(folder.name.lstrip(".")))
+            await self._host.remove_group(folder.name.lstrip("."))
             await trio.to_thread.run_sync(remove_tree, folder)
 
     def _unfinished(self) -> list[Path]:

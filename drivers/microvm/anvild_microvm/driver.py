@@ -42,6 +42,7 @@ from anvild.sdk import (
     Template,
     Unavailable,
 )
+from anvild.sdk.cgroups import Layout, find_layout
 
 from .accelerator import Accelerator, choose_accelerator
 from .background import Background
@@ -60,6 +61,7 @@ __all__ = ["MicrovmDriver"]
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 LOCK = "lock"
+GROUPS = "anvil-microvm"
 DRIVER_CAPABILITIES = ("provision", "suspend", "snapshot", "image_build")
 
 
@@ -87,6 +89,7 @@ class MicrovmDriver(Driver, Provision, Suspend, Snapshot, ImageBuild):
         self._qemu = Qemu(self._settings.qemu)
         self._accelerator: Accelerator | None = None
         self._choosing = trio.Lock()
+        self._layout = Layout()
         self._images: Images | None = None
         self._capsules: Capsules | None = None
         self._lock: int | None = None
@@ -101,6 +104,7 @@ class MicrovmDriver(Driver, Provision, Suspend, Snapshot, ImageBuild):
                 raise Unavailable(health.reason)
             state, cache = self.context.state_dir.resolve(), self.context.cache_dir.resolve()
             account = await trio.to_thread.run_sync(guest_account, self._settings.user)
+            self._layout = await trio.to_thread.run_sync(find_layout, GROUPS)
             host = Host(
                 settings=self._settings,
                 account=account,
@@ -109,6 +113,7 @@ class MicrovmDriver(Driver, Provision, Suspend, Snapshot, ImageBuild):
                 background=self._background,
                 starting=trio.CapacityLimiter(self._settings.starts),
                 log=self.context.log,
+                layout=self._layout,
                 scope=hashlib.sha256(str(state).encode()).hexdigest()[:8],
             )
             await self._qemu.look()
@@ -123,6 +128,7 @@ class MicrovmDriver(Driver, Provision, Suspend, Snapshot, ImageBuild):
     async def stop(self) -> None:
         self._capsules = None
         await self._background.close()
+        await trio.to_thread.run_sync(self._layout.tidy)
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None

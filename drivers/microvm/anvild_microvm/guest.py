@@ -14,10 +14,11 @@ import trio
 
 from anvild.sdk import AnvilError, DeviceLost, DriverFault, Unavailable
 from anvild.sdk.agent import AgentClient, connect_agent
+from anvild.sdk.sockets import connect_unix
 
 from .machine import CONSOLE, DISK
 from .process import Hypervisor
-from .qmp import Qmp, QmpError, connect_unix
+from .qmp import Qmp, QmpError
 
 __all__ = ["AGENT_SOCKET", "LOG", "MONITOR_SOCKET", "Guest", "GuestIdentity"]
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import msgspec
 import trio
 
 from anvild.sdk import Unavailable
+from anvild.sdk.cgroups import Group, Layout
 
 from .accelerator import Accelerator, processor
 from .background import Background
@@ -68,6 +69,7 @@ class Host(msgspec.Struct, frozen=True, kw_only=True):
     background: Background
     starting: trio.CapacityLimiter
     log: Callable[..., None]
+    layout: Layout
     scope: str
 
     def machine(self, vcpus: int, memory: int) -> Machine:
@@ -81,6 +83,14 @@ class Host(msgspec.Struct, frozen=True, kw_only=True):
             memory=memory,
         )
 
-    def group(self, identity: str) -> str:
-        """Return the name of a guest's control group."""
-        return f"anvild-{self.scope}-{identity}"
+    def group(self, identity: str) -> Group:
+        """Return a guest's control group."""
+        return Group(self.layout, f"{self.scope}-{identity}")
+
+    async def remove_group(self, identity: str, folders: Iterable[str] = ()) -> None:
+        """Remove the group of a guest that has ended, and the ``folders`` that it was put into by an earlier daemon.
+        One that stays is logged: it harms no other guest."""
+        try:
+            await trio.to_thread.run_sync(self.group(identity).remove, folders)
+        except OSError as error:
+            self.log("warning", "guest.group_stays", device=identity, reason=str(error))

@@ -6,7 +6,6 @@ import contextlib
 import os
 import pwd
 import signal
-import socket
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,22 +14,19 @@ import msgspec
 import trio
 
 from anvild.sdk import Unavailable
+from anvild.sdk.processes import ProcessIdentity
 
 __all__ = [
     "Account",
     "Hypervisor",
-    "ProcessIdentity",
     "end_processes",
     "guest_account",
-    "listening_socket",
     "processes_in",
 ]
 
 PROC = Path("/proc")
 DEDICATED_USER = "anvild-guest"
 FALLBACK_USER = "nobody"
-START_TIME_FIELD = 21
-ENDED_STATES = ("Z", "X")
 
 
 class Account(msgspec.Struct, frozen=True):
@@ -81,35 +77,14 @@ def user_name(uid: int) -> str:
         return str(uid)
 
 
-class ProcessIdentity(msgspec.Struct, frozen=True):
-    """A process beyond doubt: its number, and when it was started in clock ticks since the host's boot."""
-
-    pid: int
-    started: int
-
-    @staticmethod
-    def of(pid: int, proc: Path = PROC) -> ProcessIdentity | None:
-        """Return the identity of a process that runs now, or None."""
-        try:
-            text = (proc / str(pid) / "stat").read_text()
-        except (FileNotFoundError, ProcessLookupError):
-            return None
-        fields = text[text.rindex(")") + 2 :].split()
-        if fields[0] in ENDED_STATES:
-            return None
-        return ProcessIdentity(pid, int(fields[START_TIME_FIELD - 2]))
-
-
-def processes_in(folder: Path, proc: Path = PROC) -> list[ProcessIdentity]:
+def processes_in(folder: Path) -> list[ProcessIdentity]:
     """Return the processes whose working directory is ``folder``: every QEMU is started in its guest's own."""
     found = []
-    for entry in proc.iterdir():
+    for entry in PROC.iterdir():
         if entry.name.isdigit():
             with contextlib.suppress(OSError):
                 if (entry / "cwd").readlink() == folder:
-                    identity = ProcessIdentity.of(int(entry.name), proc)
-                    if identity is not None:
-                        found.append(identity)
+                    found.append(ProcessIdentity.of(int(entry.name)))
     return found
 
 
@@ -123,32 +98,12 @@ async def end_processes(folder: Path) -> None:
                 hypervisor.close()
 
 
-def listening_socket(path: Path) -> socket.socket:
-    """Return a socket that listens at ``path``, for a child to inherit. Only the daemon's user may connect.
-
-    The daemon makes it, not QEMU, so that it can connect before QEMU is up and nobody asks again and again.
-    """
-    path.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY)
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-    try:
-        sock.bind(f"/proc/self/fd/{folder}/{path.name}")
-        path.chmod(0o600)
-        sock.listen(1)
-    except BaseException:
-        sock.close()
-        raise
-    finally:
-        os.close(folder)
-    return sock
-
-
 class Hypervisor:
     """One QEMU process, our child or one that an earlier daemon has started. Close it to let go; that ends nothing."""
 
-    def __init__(self, identity: ProcessIdentity) -> None:
+    def __init__(self, identity: ProcessIdentity, pidfd: int) -> None:
         self.identity = identity
-        self._pidfd = os.pidfd_open(identity.pid)
+        self._pidfd = pidfd
 
     @property
     def pid(self) -> int:
@@ -173,22 +128,21 @@ class Hypervisor:
                 group=None if account.own else account.gid,
                 extra_groups=None if account.own else (),
             )
-        identity = ProcessIdentity.of(child.pid) or ProcessIdentity(child.pid, 0)
-        hypervisor = cls(identity)
+        pidfd = os.pidfd_open(child.pid)
+        try:
+            identity = ProcessIdentity.of(child.pid)
+        except ProcessLookupError:  # it has ended already
+            identity = ProcessIdentity(child.pid, 0)
         child.returncode = 0  # it outlives this object: its end is awaited and collected by wait()
-        return hypervisor
+        return cls(identity, pidfd)
 
     @classmethod
     def adopt(cls, identity: ProcessIdentity) -> Hypervisor | None:
         """Take a process up that was started earlier; None when it has ended or is another one by now."""
         try:
-            hypervisor = cls(identity)
+            return cls(identity, identity.open())
         except ProcessLookupError:
             return None
-        if ProcessIdentity.of(identity.pid) != identity:
-            hypervisor.close()
-            return None
-        return hypervisor
 
     async def wait(self) -> None:
         """Return when the process has ended. Cancelling leaves it alone."""

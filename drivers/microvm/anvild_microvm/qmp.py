@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import array
 import itertools
-import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
@@ -16,7 +14,7 @@ import trio
 
 from anvild.sdk import AnvilError, DeadlineExceeded, DeviceLost, DriverFault
 
-__all__ = ["Event", "Qmp", "QmpError", "connect_unix"]
+__all__ = ["Event", "Qmp", "QmpError"]
 
 T = TypeVar("T")
 
@@ -63,20 +61,6 @@ class _Answer:
     def __init__(self) -> None:
         self.ready = trio.Event()
         self.message: Message | None = None
-
-
-async def connect_unix(path: Path) -> trio.SocketStream:
-    """Connect to a unix socket whose path may be longer than the 107 bytes that an address can hold."""
-    folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY)
-    sock = trio.socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        await sock.connect(f"/proc/self/fd/{folder}/{path.name}")
-    except BaseException:
-        sock.close()
-        raise
-    finally:
-        os.close(folder)
-    return trio.SocketStream(sock)
 
 
 class Qmp:

@@ -10,11 +10,11 @@ import msgspec
 
 from anvild.sdk import DeviceFact, DeviceStatus
 from anvild.sdk.agent import KEPT_OUTPUT
+from anvild.sdk.processes import ProcessIdentity
 
 from .files import write_atomic
 from .guest import GuestIdentity
 from .machine import Machine
-from .process import ProcessIdentity
 from .template import Manifest
 
 __all__ = ["RECORD", "Handle", "Record", "State", "fact_of", "host_name", "read_record", "write_record"]

@@ -10,13 +10,14 @@ import msgspec
 import trio
 
 from anvild.sdk import AnvilError, DriverFault
+from anvild.sdk.cgroups import Limits, Placement
+from anvild.sdk.sockets import listen_unix
 
-from .cgroups import Limits, Placement, place
 from .guest import AGENT_SOCKET, LOG, MONITOR_SOCKET, Guest
 from .host import Host
 from .machine import Launch, command_line
 from .memory import apply_delta
-from .process import Hypervisor, end_processes, listening_socket
+from .process import Hypervisor, end_processes
 from .record import Record
 from .template import KERNEL
 
@@ -24,6 +25,9 @@ __all__ = ["Started", "boot", "restore"]
 
 SPARE_PROCESSORS = 0.5
 """What QEMU may use beyond its guest's processors, for disk and channels."""
+
+THREADS = 256
+"""What QEMU may have of them: one for each virtual processor, and those that write its disk."""
 
 RESTORE_SECONDS = 60.0
 
@@ -51,7 +55,7 @@ async def start_qemu(
 
 def spawn(host: Host, folder: Path, record: Record, launch: Launch) -> tuple[Hypervisor, Placement]:
     """Make the sockets, start the process and put it into its groups."""
-    with listening_socket(folder / AGENT_SOCKET) as agent, listening_socket(folder / MONITOR_SOCKET) as monitor:
+    with listen_unix(folder / AGENT_SOCKET) as agent, listen_unix(folder / MONITOR_SOCKET) as monitor:
         whole = msgspec.structs.replace(launch, agent_fd=agent.fileno(), monitor_fd=monitor.fileno())
         hypervisor = Hypervisor.spawn(
             command_line(whole),
@@ -61,8 +65,12 @@ def spawn(host: Host, folder: Path, record: Record, launch: Launch) -> tuple[Hyp
             log=folder / LOG,
         )
     machine = record.machine
-    limits = Limits(memory=machine.memory + host.settings.overhead, processors=machine.vcpus + SPARE_PROCESSORS)
-    return hypervisor, place(hypervisor.pid, host.group(record.identity), limits)
+    limits = Limits(
+        memory=machine.memory + host.settings.overhead,
+        processors=machine.vcpus + SPARE_PROCESSORS,
+        processes=THREADS,
+    )
+    return hypervisor, host.group(record.identity).place(hypervisor.pid, limits)
 
 
 def plan(host: Host, record: Record) -> Launch:

@@ -30,9 +30,10 @@ from anvild.sdk import (
     WrongState,
     run,
 )
+from anvild.sdk.processes import ProcessIdentity
 from anvild_microvm import saving
 from anvild_microvm.driver import MicrovmDriver
-from anvild_microvm.process import ProcessIdentity, end_processes, processes_in
+from anvild_microvm.process import end_processes, processes_in
 from anvild_microvm.session import MicrovmSession
 from anvild_microvm.template import read_manifest, write_manifest
 

@@ -44,7 +44,7 @@ class FakeHost(Host, frozen=True):
 def host() -> Host:
     return FakeHost(  # nothing else of it is looked at
         settings=None, account=None, accelerator=None, qemu=None, background=None,  # type: ignore[arg-type]
-        starting=None, log=None, scope="x",  # type: ignore[arg-type]
+        starting=None, log=None, layout=None, scope="x",  # type: ignore[arg-type]
     )  # fmt: skip
 
 

@@ -13,7 +13,8 @@ import trio
 import trio.testing
 
 from anvild.sdk import DeadlineExceeded, DeviceLost, DriverFault
-from anvild_microvm.qmp import Qmp, QmpError, connect_unix
+from anvild.sdk.sockets import connect_unix
+from anvild_microvm.qmp import Qmp, QmpError
 
 GREETING = {"QMP": {"version": {"qemu": {"major": 7, "minor": 2, "micro": 22}}, "capabilities": []}}
 

@@ -47,10 +47,12 @@ from anvild.sdk import (
     Unavailable,
 )
 from anvild.sdk.agent import KEPT_OUTPUT, AgentClient, connect_agent
+from anvild.sdk.cgroups import Group, Layout, find_layout
+from anvild.sdk.processes import ProcessIdentity
+from anvild.sdk.sockets import connect_unix
 
-from .cgroups import Group, Layout, Limits, find_layout
-from .launch import LOG, PYTHON, SOCKET, Started, child_of, compile_agent, launch, opened, probe
-from .record import ProcessId, Sandbox, descendants
+from .launch import LOG, PYTHON, SOCKET, Started, child_of, compile_agent, launch, probe
+from .record import Sandbox, Size, descendants
 from .session import MeasuredSession, SandboxSession
 from .settings import SandboxSettings
 from .storage import BUILT_IN, Layered, Storage, copy_tree_command, remove_tree, tree_size
@@ -59,6 +61,7 @@ READY_SECONDS = 30.0
 END_SECONDS = 10.0
 OPEN_SECONDS = 20.0
 CLEAN_UP_SECONDS = 30.0
+GROUPS = "anvil-sandbox"
 _EXHAUSTED = (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EAGAIN)
 
 
@@ -188,34 +191,34 @@ class SandboxDriver(Driver, Provision, Snapshot):
 
     async def _make(self, request: DeviceRequest, agent: Path) -> Sandbox:
         settings = self.context.settings
-        limits = Limits(
+        size = Size(
             vcpus=request.vcpus or settings.vcpus,
             memory=request.memory or settings.memory,
             processes=settings.processes,
         )
         template = await trio.to_thread.run_sync(self._storage.template, request.template)
         try:
-            started = await trio.to_thread.run_sync(self._launch, request.identity, template, limits, agent)
+            started = await trio.to_thread.run_sync(self._launch, request.identity, template, size, agent)
         except OSError as error:
             raise _from_os(error, "cannot start a sandbox") from error
         try:
-            return await self._settle(request, template, limits, started)
+            return await self._settle(request, template, size, started)
         except BaseException:
             with trio.move_on_after(CLEAN_UP_SECONDS, shield=True):
                 await trio.to_thread.run_sync(lambda: _end_all(descendants(started.pid)))
             raise
 
-    async def _settle(self, request: DeviceRequest, template: Layered, limits: Limits, started: Started) -> Sandbox:
+    async def _settle(self, request: DeviceRequest, template: Layered, size: Size, started: Started) -> Sandbox:
         """Wait until a launched sandbox takes verbs. Raises Unavailable with what it said."""
         folder = self._storage.device(request.identity)
         try:
             sandbox = Sandbox(
                 request=request,
                 layers=template.layers,
-                limits=limits,
+                size=size,
                 created=datetime.now(UTC),
-                init=ProcessId.of(child_of(await self._told_by(started))),
-                outer=ProcessId.of(started.pid),
+                init=ProcessIdentity.of(child_of(await self._told_by(started))),
+                outer=ProcessIdentity.of(started.pid),
             )
             await trio.to_thread.run_sync(sandbox.save, folder)
             async with self._connected(request.identity) as agent:
@@ -234,11 +237,11 @@ class SandboxDriver(Driver, Provision, Snapshot):
                     told += chunk
         return told
 
-    def _launch(self, identity: str, template: Layered, limits: Limits, agent: Path) -> Started:
+    def _launch(self, identity: str, template: Layered, size: Size, agent: Path) -> Started:
         self._clear_away(identity)
         self._storage.make_device(identity)
         group = Group(self._layout, identity)
-        group.create(limits)
+        group.create(size.limits)
         started = launch(self._storage, identity, template.layers, agent)
         try:
             group.add(started.pid)
@@ -342,7 +345,7 @@ class SandboxDriver(Driver, Provision, Snapshot):
             return probe(self._storage, self._layout)
         try:
             self._storage.prepare()
-            self._layout = find_layout()
+            self._layout = find_layout(GROUPS)
             health = probe(self._storage, self._layout)
             if health.usable:
                 self._agent = compile_agent(self.context.cache_dir)
@@ -365,18 +368,11 @@ class SandboxDriver(Driver, Provision, Snapshot):
 
     @contextlib.asynccontextmanager
     async def _connected(self, identity: str) -> AsyncIterator[AgentClient]:
-        """Connect to a sandbox's agent; the socket's path may be too long for one, so it is taken by descriptor."""
-        peer = trio.socket.socket(trio.socket.AF_UNIX)
         try:
-            with opened(self._storage.device(identity)) as directory:
-                await peer.connect(f"/proc/self/fd/{directory}/{SOCKET}")
+            stream = await connect_unix(self._storage.device(identity) / SOCKET)
         except OSError as error:
-            peer.close()
             raise DeviceLost(f"the sandbox {identity!r} does not answer: {error}") from None
-        except BaseException:
-            peer.close()
-            raise
-        async with connect_agent(trio.SocketStream(peer), deadline=OPEN_SECONDS) as agent:
+        async with connect_agent(stream, deadline=OPEN_SECONDS) as agent:
             yield agent
 
     def _lock(self, identity: str) -> trio.Lock:
@@ -396,8 +392,8 @@ class SandboxDriver(Driver, Provision, Snapshot):
             capabilities=self._session_type().offered,
             facts={
                 "template": sandbox.request.template,
-                "vcpus": str(sandbox.limits.vcpus),
-                "memory": str(sandbox.limits.memory),
+                "vcpus": str(sandbox.size.vcpus),
+                "memory": str(sandbox.size.memory),
                 "exec_kept_output": str(KEPT_OUTPUT),
                 **{f"label.{name}": value for name, value in sandbox.request.labels.items()},
             },
@@ -434,6 +430,6 @@ def _last_line(log: Path) -> str:
 def _end_all(pids: Sequence[int]) -> None:
     for pid in pids:
         with contextlib.suppress(ProcessLookupError):
-            process = ProcessId.of(pid)
+            process = ProcessIdentity.of(pid)
             process.end(END_SECONDS)
             process.reap()

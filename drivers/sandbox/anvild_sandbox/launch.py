@@ -13,20 +13,20 @@ import io
 import os
 import platform
 import shutil
-import socket
 import subprocess
 import tempfile
 import uuid
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 
 from anvild.sdk import Health, HealthState
 from anvild.sdk.agent import guest_archive
+from anvild.sdk.cgroups import Layout
+from anvild.sdk.sockets import listen_unix
 
-from .cgroups import Layout
 from .seccomp import ARCHITECTURES, build_filter
 from .storage import Storage, kernel_message, remove_tree
 
@@ -137,7 +137,7 @@ def launch(storage: Storage, identity: str, layers: tuple[str, ...], agent: Path
     inside += ["--as-pid-1", PYTHON, "-I", "-S", "-B", AGENT_INSIDE, "listen", str(LISTEN_FD)]
     command = command_of(storage, identity, layers, inside)
     with contextlib.ExitStack() as stack:
-        listener = stack.enter_context(_listen(folder))
+        listener = stack.enter_context(listen_unix(folder / SOCKET, backlog=16))
         program = stack.enter_context(agent.open("rb"))
         log = stack.enter_context((folder / LOG).open("wb"))
         rules = os.memfd_create("seccomp")
@@ -163,24 +163,6 @@ def launch(storage: Storage, identity: str, layers: tuple[str, ...], agent: Path
             os.close(info)
             os.close(go)
             raise
-
-
-def _listen(folder: Path) -> socket.socket:
-    """Make the socket that the agent inside will listen on. The path is taken by descriptor: it may be too long."""
-    listener = socket.socket(socket.AF_UNIX)
-    with opened(folder) as directory:
-        listener.bind(f"/proc/self/fd/{directory}/{SOCKET}")
-    listener.listen(16)
-    return listener
-
-
-@contextlib.contextmanager
-def opened(folder: Path) -> Iterator[int]:
-    directory = os.open(folder, os.O_PATH | os.O_DIRECTORY)
-    try:
-        yield directory
-    finally:
-        os.close(directory)
 
 
 def _inheritable() -> list[int]:

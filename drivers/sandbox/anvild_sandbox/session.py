@@ -11,8 +11,8 @@ import trio
 
 from anvild.sdk import DeadlineExceeded, DeviceFact, DeviceLost, Exec, Files, Measure, Pause, Sample
 from anvild.sdk.agent import AgentClient, AgentSession
+from anvild.sdk.cgroups import Group, Usage
 
-from .cgroups import Group, Usage
 from .storage import Storage
 
 
