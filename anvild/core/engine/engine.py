@@ -29,6 +29,7 @@ from .hosting import DriverFactory, HostedDriver
 from .leases import Fate
 from .people import Holding, Leases
 from .persist import persist
+from .queue import Demand, can_make
 from .recovery import Recoverer
 from .retention import Retention
 from .runs import Runs
@@ -275,6 +276,7 @@ class Engine:
             fences=self._fences,
             release=self._release,
             false_start=lambda: self._rest(_place(lease)),
+            elsewhere=self._elsewhere,
             resumed=resumed,
         )
         self._executions[run_id] = execution
@@ -376,6 +378,11 @@ class Engine:
         self._supply_now = None
         if self._nursery is not None:
             self._nursery.start_soon(self._wake_later, place, min(2.0 ** (failures - 1), LONGEST_REST))
+
+    def _elsewhere(self, demand: Demand, driver: str) -> bool:
+        """Whether a driver other than this one makes what a run needs, or may turn out to: it is starting."""
+        others = [self._drivers[name] for name in demand.requirements.make if name != driver and name in self._drivers]
+        return any(other.state == "starting" or can_make(demand, other.supply) for other in others)
 
     async def _wake_later(self, place: str, seconds: float) -> None:
         await trio.sleep(seconds)

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
-import msgspec
 import trio
 from sqlalchemy import Connection, Row
 
@@ -24,7 +23,6 @@ from anvild.sdk import (
     DriverFault,
     NotFound,
     Outcome,
-    Requirements,
     RunInfo,
     Verdict,
     Workload,
@@ -37,6 +35,7 @@ from .guard import Fences
 from .hosting import HostedDriver
 from .leases import Fate
 from .persist import fetch, persist
+from .queue import Demand
 from .states import Ending, ending_of
 from .tenure import Tenure
 from .values import LeaseInfo, RunState
@@ -58,7 +57,8 @@ class Execution:
     """One attempt of one run on one device.
 
     ``resumed`` says that an earlier incarnation of the daemon began this very attempt. ``false_start`` is called when
-    the place could not even begin it, before the lease is released.
+    the place could not even begin it, before the lease is released. ``elsewhere`` says whether a driver other than the
+    named one may make a device for a run.
     """
 
     def __init__(
@@ -74,6 +74,7 @@ class Execution:
         fences: Fences,
         release: Release,
         false_start: Callable[[], None],
+        elsewhere: Callable[[Demand, str], bool],
         resumed: bool = False,
     ) -> None:
         self.run_id = run_id
@@ -87,6 +88,7 @@ class Execution:
         self._fences = fences
         self._release = release
         self._false_start = false_start
+        self._elsewhere = elsewhere
         self._resumed = resumed
         self._gate = Gate()
         self._scope = trio.CancelScope()
@@ -156,7 +158,7 @@ class Execution:
         if self._context is not None:
             self._context.end()
         fate = await tenure.finish()
-        if ending.retry and not ending.began:
+        if ending.retry and not ending.began and not ending.elsewhere:
             self._false_start()
         await self._release(self.lease, fate, ending.code)
 
@@ -175,8 +177,22 @@ class Execution:
             raise NotFound(f"nothing here executes runs of the kind {row.kind!r}")
         await self._gate.goes.wait()
         if tenure.made_to_order and not self._resumed:
-            requirements = msgspec.convert(row.requirements, Requirements)
-            await tenure.make(requirements.make[tenure.hosted.name])
+            demand = journal.demand_of(row)
+            request = demand.requirements.make[tenure.hosted.name]
+            try:
+                await tenure.make(request)
+            except NotFound as error:
+                if not self._elsewhere(demand, tenure.hosted.name):
+                    raise
+                tenure.hosted.lacks(request.template, error.message)
+                return Ending(
+                    state=RunState.FAILED,
+                    code=error.code,
+                    reason=error.message,
+                    began=False,
+                    retry=True,
+                    elsewhere=True,
+                )
         opened = await tenure.open(nursery, self._broken)
         assert opened.session is not None
         info = RunInfo(

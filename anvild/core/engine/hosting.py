@@ -61,6 +61,9 @@ DEGRADED_AFTER = 3
 
 FAULT_WINDOW = 600.0
 
+LACKING_SECONDS = 60.0
+"""How long it is remembered, while its health stays as it is, that a driver could not make a template."""
+
 log = get_logger(__name__)
 
 
@@ -108,6 +111,7 @@ class HostedDriver:
         self._rearmed = trio.Event()
         self._faults: deque[float] = deque(maxlen=100)
         self._fault_count = 0
+        self._lacking: dict[str, tuple[float, str]] = {}
         self.sightings = Sightings(name, host=host, store=store, fault=self.fault, on_change=on_change, on_lost=on_lost)
         self._chores = Chores(self, store=store, host=host, done=on_change)
         self.sightings.on_unclean = self._chores.wake
@@ -133,6 +137,7 @@ class HostedDriver:
             capabilities=frozenset(known.capabilities if known else ()),
             slots=known.slots if known else 0,
             blocked=self.blocked,
+            lacks={template: reason for template, (_, reason) in self._lacking.items()},
         )
 
     @property
@@ -177,6 +182,11 @@ class HostedDriver:
         message = f"the driver {self.name!r} failed in {what} with {type(error).__name__}: {error}"
         log.warning("driver_fault", driver=self.name, verb=what, error=repr(error))
         return DriverFault(message, driver=self.name)
+
+    def lacks(self, template: str, reason: str) -> None:
+        """Remember for a while that the driver cannot make devices of this template."""
+        self._lacking[template] = (trio.current_time(), reason)
+        self._on_change()
 
     async def call(self, what: str, limit: float, function: Callable[..., Awaitable[T]], *args: Any) -> T:
         """Call the driver with a time limit, letting only errors of the interface out."""
@@ -239,6 +249,7 @@ class HostedDriver:
             except AnvilError as error:
                 raise _Broken(error.message, fault=not isinstance(error, Unavailable)) from error
             self._driver = driver
+            self._lacking.clear()
             await self._set("running", None)
             broken = await self._serve(driver)
             self._reason = broken.reason
@@ -298,12 +309,17 @@ class HostedDriver:
         """Look at the driver's health now and then. An answer that fails is itself a state of health."""
         while True:
             await trio.sleep(HEALTH_SECONDS)
+            before = self.description
             try:
                 self.description = await self._describe(driver)
             except AnvilError as error:
                 if self.description is not None:
                     health = Health(state=HealthState.UNHEALTHY, reason=error.message)
                     self.description = msgspec.structs.replace(self.description, health=health)
+            if before is None or self.description is None or before.health != self.description.health:
+                self._lacking.clear()
+            horizon = trio.current_time() - LACKING_SECONDS
+            self._lacking = {each: known for each, known in self._lacking.items() if known[0] > horizon}
             await self._tell()
             self._chores.wake()
 

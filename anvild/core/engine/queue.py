@@ -20,6 +20,7 @@ __all__ = [
     "FreeSlot",
     "Lane",
     "Pick",
+    "can_make",
     "choose",
     "fits",
     "fits_slot",
@@ -74,13 +75,15 @@ class FreeDevice(msgspec.Struct, frozen=True):
 
 
 class DriverSupply(msgspec.Struct, frozen=True):
-    """A hosted driver as far as the choice needs it. ``blocked`` is why it takes no work now, None when it does."""
+    """A hosted driver as far as the choice needs it. ``blocked`` is why it takes no work now, None when it does;
+    ``lacks`` is why it cannot make devices of some templates, by template."""
 
     name: str
     platforms: frozenset[str]
     capabilities: frozenset[str]
     slots: int
     blocked: str | None
+    lacks: Mapping[str, str] = {}
 
 
 class FreeSlot(msgspec.Struct, frozen=True):
@@ -104,7 +107,8 @@ def lane_of(team_id: str, priority: int, demand: Demand) -> str:
     text = "\0".join(
         (
             demand.device_id or "",
-            *(",".join(sorted(part)) for part in (wanted.platforms, wanted.capabilities, wanted.drivers, wanted.make)),
+            *(",".join(sorted(part)) for part in (wanted.platforms, wanted.capabilities, wanted.drivers)),
+            *sorted(f"{driver}={request.template}" for driver, request in wanted.make.items()),
         )
     )
     return f"{hashlib.blake2b(text.encode(), digest_size=10).hexdigest()}:{team_id}:{priority}"
@@ -132,6 +136,18 @@ def fits_slot(demand: Demand, driver: DriverSupply) -> bool:
         and (not wanted.drivers or driver.name in wanted.drivers)
         and driver.capabilities.issuperset(wanted.capabilities)
     )
+
+
+def lacking(demand: Demand, driver: DriverSupply) -> str | None:
+    """Say why a driver cannot make what a run asks of it, as far as that is known; None when it may."""
+    template = demand.requirements.make[driver.name].template
+    reason = driver.lacks.get(template)
+    return None if reason is None else f"the driver {driver.name!r} cannot make {template!r}: {reason}"
+
+
+def can_make(demand: Demand, driver: DriverSupply) -> bool:
+    """Say whether a driver makes devices that this run can have, whether or not it takes work now."""
+    return fits_slot(demand, driver) and driver.slots > 0 and lacking(demand, driver) is None
 
 
 def choose(
@@ -179,7 +195,8 @@ def why_not(
         return _why_not_device(demand, team_id, devices, drivers)
     fitting = [device for device in devices if fits(demand, team_id, device)]
     makers = [driver for driver in drivers.values() if fits_slot(demand, driver) and driver.slots]
-    obstacles = [_obstacle(device, drivers) for device in fitting] + [_driver_obstacle(driver) for driver in makers]
+    obstacles = [_obstacle(device, drivers) for device in fitting]
+    obstacles += [lacking(demand, driver) or _driver_obstacle(driver) for driver in makers]
     if any(obstacle is None for obstacle in obstacles):
         return None
     if obstacles:
@@ -196,7 +213,7 @@ def _place(lane: Lane, free: Sequence[FreeDevice], slots: Sequence[FreeSlot]) ->
     for device in free:
         if fits(lane.demand, lane.team_id, device):
             return device
-    return next((slot for slot in slots if fits_slot(lane.demand, slot.driver)), None)
+    return next((slot for slot in slots if can_make(lane.demand, slot.driver)), None)
 
 
 def _obstacle(device: FreeDevice, drivers: Mapping[str, DriverSupply]) -> str | None:

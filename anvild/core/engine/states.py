@@ -8,6 +8,7 @@ The rule for new attempts:
 - An attempt that never began its workload (no session, no device made) is free :data:`FALSE_STARTS` times a run; then
   it counts.
 - An attempt that a restart of the daemon ended is always free: a restart by itself never fails a run.
+- So is one whose driver cannot make what was asked for, while another driver may.
 """
 
 from __future__ import annotations
@@ -56,7 +57,8 @@ FALSE_START = INFRASTRUCTURE | {DeadlineExceeded.code, ResourceExhausted.code}
 class Ending(msgspec.Struct, frozen=True, kw_only=True):
     """How an attempt ended: PASSED, FAILED or CANCELLED, with a stable code and one sentence.
 
-    ``began`` says that the workload had begun. ``retry`` says that a new attempt may follow.
+    ``began`` says that the workload had begun. ``retry`` says that a new attempt may follow, ``elsewhere`` that it
+    costs the run nothing, for only the place was wrong.
     """
 
     state: RunState
@@ -64,6 +66,7 @@ class Ending(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
     began: bool
     retry: bool = False
+    elsewhere: bool = False
 
 
 def check_transition(old: RunState, new: RunState) -> None:
@@ -92,7 +95,7 @@ def ending_of(error: BaseException, *, began: bool) -> Ending:
 
 def next_state(ending: Ending, *, spent: int, false_starts: int, max_attempts: int) -> tuple[RunState, int, int]:
     """Return the run's state after an attempt, and the new counts of spent attempts and of false starts."""
-    if ending.code == DAEMON_RESTART:
+    if ending.code == DAEMON_RESTART or ending.elsewhere:
         return RunState.QUEUED, spent, false_starts
     if not ending.retry:
         return ending.state, spent + 1, false_starts

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 from sqlalchemy import text
 from trio.testing import MockClock
 
@@ -132,6 +133,85 @@ async def test_a_device_that_cannot_be_made(lab: Lab, start_engine: StartEngine,
     assert (await running.engine.runs.get(run.id)).reason_code == "resource_exhausted"
     lab.create_error = None
     await running.after(10)
+    assert (await running.engine.runs.get(run.id)).state == "passed"
+
+
+async def test_a_driver_that_lacks_the_template_gives_way_to_another(
+    lab: Lab, start_engine: StartEngine, mock_clock: MockClock
+) -> None:
+    lab.slots = 1
+    running = await start_engine(names=("bare", "stocked"))
+    await running.after()
+    runs = running.engine.runs
+    make = {
+        "bare": DeviceRequest(template="not-built", name="a capsule", identity="any"),
+        "stocked": DeviceRequest(template="minimal", name="a capsule", identity="any"),
+    }
+    wish = Requirements(make=make)
+    run = await runs.submit(asks("told", {"wait": "go"}, requirements=wish))
+    await running.after()
+    first, second = await runs.attempts(run.id)
+    assert (first.reason_code, first.reason) == ("not_found", "there is no template 'not-built'")
+    assert second.verdict is None
+    later = await runs.submit(asks("told", {"wait": "go"}, requirements=wish))
+    await running.after(2)
+    assert (await runs.get(later.id)).attempt == 0
+    assert await runs.why_waiting(later.id) == (
+        "1st of its kind in the queue; 1 slot for devices made to order, none free for it yet"
+    )
+    await running.after(90)
+    assert (await runs.get(later.id)).attempt == 1
+    assert (await runs.get(later.id)).state == "queued"
+    lab.gate("go").set()
+    await running.after(1)
+    assert [(await runs.get(each.id)).state for each in (run, later)] == ["passed", "passed"]
+
+
+async def test_a_run_fails_when_no_driver_is_left_to_make_its_device(
+    lab: Lab, start_engine: StartEngine, mock_clock: MockClock
+) -> None:
+    lab.slots = 1
+    running = await start_engine(names=("one", "two"))
+    await running.after()
+    runs = running.engine.runs
+    request = DeviceRequest(template="not-built", name="a capsule", identity="any")
+    both = Requirements(make={"one": request, "two": request})
+    for _ in range(2):
+        run = await runs.submit(asks(requirements=both))
+        await running.after()
+        ended = await runs.get(run.id)
+        assert (ended.state, ended.reason) == ("failed", "there is no template 'not-built'")
+    alone = await runs.submit(asks(requirements=Requirements(make={"two": request})))
+    await running.after()
+    assert (await runs.get(alone.id)).attempt == 1
+    assert (await runs.get(alone.id)).state == "failed"
+
+
+async def test_a_run_waits_for_the_driver_that_may_make_its_device(
+    lab: Lab, start_engine: StartEngine, mock_clock: MockClock
+) -> None:
+    lab.slots = 1
+    running = await start_engine(names=("bare", "stocked"))
+    await running.after()
+    make = {
+        "bare": DeviceRequest(template="not-built", name="a capsule", identity="any"),
+        "stocked": DeviceRequest(template="minimal", name="a capsule", identity="any"),
+    }
+    stocked = running.engine.driver("stocked")
+    healthy = stocked.description
+    assert healthy is not None
+    sick = Health(state=HealthState.UNHEALTHY, reason="the disk is full")
+    stocked.description = msgspec.structs.replace(healthy, health=sick)
+    running.engine._changed()
+    run = await running.engine.runs.submit(asks("noop", requirements=Requirements(make=make)))
+    await running.after(3)
+    waits = await running.engine.runs.get(run.id)
+    assert (waits.state, waits.attempt) == ("queued", 1)
+    assert waits.waiting == (
+        "the driver 'bare' cannot make 'not-built': there is no template 'not-built'; "
+        "the driver 'stocked' is not ready: the disk is full"
+    )
+    await running.after(31)
     assert (await running.engine.runs.get(run.id)).state == "passed"
 
 

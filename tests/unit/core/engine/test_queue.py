@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -14,6 +15,7 @@ from anvild.core.engine.queue import (
     FreeDevice,
     FreeSlot,
     Lane,
+    can_make,
     choose,
     fits,
     fits_slot,
@@ -97,6 +99,20 @@ def test_reasons_are_sentences() -> None:
     other = Demand(None, Requirements(drivers=("ghost",)))
     assert why_not(other, "a", [device("x")], drivers) == "no driver 'ghost' is loaded"
     assert why_not(wish, "a", [], {}) == "no device is attached to the lab and no driver makes one for this run"
+
+
+def test_a_driver_that_lacks_the_template_is_passed_over() -> None:
+    demand = Demand(None, Requirements(make={**MAKE, "other": MAKE["maker"]}))
+    bare = msgspec.structs.replace(driver("maker", slots=1), lacks={"minimal": "build it first"})
+    stocked = driver("other", slots=1)
+    assert why_not(demand, "a", [], {"maker": bare}) == "the driver 'maker' cannot make 'minimal': build it first"
+    assert why_not(demand, "a", [], {"maker": bare, "other": stocked}) is None
+    (pick,) = choose([lane("a", [1, 2], demand=demand)], [], [FreeSlot(bare, 0), FreeSlot(stocked, 0)], {}, 100)
+    assert pick.place == FreeSlot(stocked, 0)
+    assert not can_make(demand, bare)
+    built = Demand(None, Requirements(make={"maker": msgspec.structs.replace(MAKE["maker"], template="built")}))
+    assert can_make(built, bare)
+    assert lane_of("a", 0, built) != lane_of("a", 0, Demand(None, Requirements(make=MAKE)))
 
 
 def test_lanes_hold_what_is_alike() -> None:
