@@ -15,6 +15,7 @@ from anvild.core.store import Store
 from anvild.sdk import AnvilError, DeviceLost, DeviceStatus, Unavailable
 
 from .devices import device_event, device_row, fact_of, left
+from .journal import fail_wanting
 from .persist import fetch, persist
 from .tables import devices, leases
 
@@ -129,4 +130,6 @@ def _gone(conn: Connection, *, device_id: str) -> None:
     conn.execute(
         update(devices).where(devices.c.id == device_id).values(status=DeviceStatus.RETIRED, handle=None, unclean=False)
     )
-    device_event(conn, row, "retired", reason="nobody holds it any more")
+    if row.status != DeviceStatus.RETIRED:
+        device_event(conn, row, "retired", reason="nobody holds it any more")
+        fail_wanting(conn, device_id, f"the requested device {row.name!r} is gone for good")

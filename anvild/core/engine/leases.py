@@ -15,6 +15,7 @@ from anvild.core.ids import new_id
 from anvild.sdk import DeviceStatus
 
 from .devices import add_made_device, device_event, device_row
+from .journal import fail_wanting
 from .tables import devices, leases
 from .values import Actor, LeaseInfo
 
@@ -110,6 +111,7 @@ def release(conn: Connection, lease: LeaseInfo, fate: Fate, reason: str) -> None
         row = device_row(conn, lease.device_id)
         if fate.gone:
             device_event(conn, row, "retired", reason=reason)
+            fail_wanting(conn, row.id, f"the requested device {row.name!r} is gone for good")
         elif fate.quarantine is not None:
             device_event(conn, row, "quarantined", reason=fate.quarantine)
     _event(conn, lease, "released", {"reason": reason})

@@ -60,7 +60,8 @@ class Lane(msgspec.Struct):
 
 
 class FreeDevice(msgspec.Struct, frozen=True):
-    """A device that may be leased now (or, for :func:`why_not`, any device)."""
+    """A device that may be leased now (or, for :func:`why_not`, any device). ``holder`` is the person who has it, with
+    the team in which they do."""
 
     device_id: str
     driver: str
@@ -72,6 +73,9 @@ class FreeDevice(msgspec.Struct, frozen=True):
     status: str = DeviceStatus.READY
     quarantine: str | None = None
     here: bool = True
+    made_to_order: bool = False
+    holder: str | None = None
+    holder_team: str | None = None
 
 
 class DriverSupply(msgspec.Struct, frozen=True):
@@ -190,12 +194,13 @@ def why_not(
     demand: Demand, team_id: str, devices: Sequence[FreeDevice], drivers: Mapping[str, DriverSupply]
 ) -> str | None:
     """Say what blocks a run: the sentence that holds even if every device were idle. None when only others are in
-    its way. ``devices`` are all devices of the lab that are not retired."""
+    its way, other runs that is: nobody knows when a person lets go. ``devices`` are all devices of the lab that are not
+    retired."""
     if demand.device_id is not None:
         return _why_not_device(demand, team_id, devices, drivers)
-    fitting = [device for device in devices if fits(demand, team_id, device)]
+    fitting = [device for device in devices if not device.made_to_order and fits(demand, team_id, device)]
     makers = [driver for driver in drivers.values() if fits_slot(demand, driver) and driver.slots]
-    obstacles = [_obstacle(device, drivers) for device in fitting]
+    obstacles = [_obstacle(device, team_id, drivers) for device in fitting]
     obstacles += [lacking(demand, driver) or _driver_obstacle(driver) for driver in makers]
     if any(obstacle is None for obstacle in obstacles):
         return None
@@ -216,11 +221,14 @@ def _place(lane: Lane, free: Sequence[FreeDevice], slots: Sequence[FreeSlot]) ->
     return next((slot for slot in slots if can_make(lane.demand, slot.driver)), None)
 
 
-def _obstacle(device: FreeDevice, drivers: Mapping[str, DriverSupply]) -> str | None:
+def _obstacle(device: FreeDevice, team_id: str, drivers: Mapping[str, DriverSupply]) -> str | None:
     if device.quarantine is not None:
         return f"the device {device.name!r} is in quarantine: {device.quarantine}"
     if device.status != DeviceStatus.READY:
         return f"the device {device.name!r} is {device.status}"
+    if device.holder is not None:
+        holder = device.holder if device.holder_team == team_id else "somebody of another team"
+        return f"the device {device.name!r} is held by {holder}"
     if not device.here:
         return None  # its own host knows how its driver is
     if not device.driver:
@@ -241,9 +249,11 @@ def _why_not_device(
     device = next((each for each in devices if each.device_id == demand.device_id), None)
     if device is None:
         return "the requested device is not in the lab any more"
-    obstacle = _obstacle(device, drivers)
+    obstacle = _obstacle(device, team_id, drivers)
     if obstacle is not None:
         return obstacle
+    if device.made_to_order:
+        return f"the requested device {device.name!r} was made to order and goes with its lease"
     if fits(demand, team_id, device):
         return None
     missing = sorted(set(demand.requirements.capabilities) - device.capabilities)
@@ -255,7 +265,7 @@ def _why_not_device(
 def _nothing_fits(
     wanted: Requirements, team_id: str, devices: Sequence[FreeDevice], drivers: Mapping[str, DriverSupply]
 ) -> str:
-    visible = [device for device in devices if device.team_id is None or device.team_id == team_id]
+    visible = [each for each in devices if not each.made_to_order and each.team_id in (None, team_id)]
     makers = [driver for driver in drivers.values() if driver.slots and driver.name in wanted.make]
     if not visible and not makers:
         return "no device is attached to the lab and no driver makes one for this run"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
-from sqlalchemy import Connection, func, select, update
+from sqlalchemy import Connection, and_, func, select, update
 
 from anvild.core.store import Store
 from anvild.sdk import DeviceStatus
@@ -15,7 +15,7 @@ from .claims import Supply, queued, waiting_lanes
 from .devices import left
 from .persist import persist
 from .queue import FreeDevice, can_make, fits, why_not
-from .tables import devices, runs
+from .tables import devices, leases, runs
 from .values import RunState
 
 __all__ = ["tell_heads", "why_waiting"]
@@ -45,7 +45,7 @@ def why_waiting(conn: Connection, run_id: str, supply: Supply) -> str | None:
         return obstacle
     ahead = select(func.count()).select_from(runs).where(queued, runs.c.lane == row.lane, runs.c.number < row.number)
     place = 1 + conn.execute(ahead).scalar_one()
-    fitting = sum(1 for device in known if fits(demand, row.team_id, device))
+    fitting = sum(1 for device in known if not device.made_to_order and fits(demand, row.team_id, device))
     slots = sum(driver.slots for driver in supply.drivers.values() if can_make(demand, driver))
     parts = [f"{fitting} fitting device{'s' if fitting > 1 else ''}"] if fitting else []
     parts += [f"{slots} slot{'s' if slots > 1 else ''} for devices made to order"] if slots else []
@@ -71,8 +71,11 @@ def _tell_heads(supply: Supply, conn: Connection) -> None:
 
 
 def _all_devices(conn: Connection, host: str) -> Sequence[FreeDevice]:
+    held = and_(leases.c.device_id == devices.c.id, leases.c.released_at.is_(None), leases.c.run_id.is_(None))
     rows = conn.execute(
-        select(devices).where(left, devices.c.status != DeviceStatus.RETIRED, devices.c.made_to_order.is_(False))
+        select(devices, leases.c.holder, leases.c.team_id.label("holder_team"))
+        .outerjoin(leases, held)
+        .where(left, devices.c.status != DeviceStatus.RETIRED)
     )
     return [
         FreeDevice(
@@ -86,6 +89,9 @@ def _all_devices(conn: Connection, host: str) -> Sequence[FreeDevice]:
             row.status,
             row.quarantine,
             row.host == host,
+            row.made_to_order,
+            row.holder,
+            row.holder_team,
         )
         for row in rows
     ]

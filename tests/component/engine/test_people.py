@@ -19,6 +19,7 @@ from anvild.sdk import (
     Files,
     NotFound,
     Power,
+    Requirements,
     ResourceExhausted,
     StaleLease,
     run,
@@ -140,6 +141,54 @@ async def test_a_device_made_by_hand(lab: Lab, start_engine: StartEngine) -> Non
         await running.engine.leases.make("no-such", request, ALICE, duration=None)
     await running.after()
     assert await running.engine.leases.list() == []
+
+
+async def test_a_run_that_waits_for_a_person_says_so(
+    lab: Lab, start_engine: StartEngine, mock_clock: MockClock
+) -> None:
+    lab.plug("d1")
+    lab.slots = 1
+    running = await start_engine()
+    await running.after()
+    engine = running.engine
+    (device,) = await engine.devices.list()
+    lease = await engine.leases.acquire(device.id, ALICE, duration=None)
+    mine = await engine.runs.submit(asks("noop", device_id=device.id))
+    theirs = await engine.runs.submit(asks("noop", team_id=OTHER_TEAM))
+    await running.after(2)
+    told = "the device 'Fake d1' is held by user:alice"
+    assert (await engine.runs.get(mine.id)).waiting == await engine.runs.why_waiting(mine.id) == told
+    other = "the device 'Fake d1' is held by somebody of another team"
+    assert (await engine.runs.get(theirs.id)).waiting == await engine.runs.why_waiting(theirs.id) == other
+    await engine.leases.release(lease.id)
+    await running.after(2)
+    assert [(await engine.runs.get(run.id)).state for run in (mine, theirs)] == ["passed", "passed"]
+
+    request = DeviceRequest(template="minimal", name="mine", identity="mine-1")
+    made = await engine.leases.make("fake", request, ALICE, duration=None)
+    run = await engine.runs.submit(asks("noop", device_id=made.id))
+    await running.after(2)
+    assert await engine.runs.why_waiting(run.id) == f"the device {made.name!r} is held by user:alice"
+    (lease,) = await engine.leases.list()
+    await engine.leases.release(lease.id)
+    ended = await engine.runs.get(run.id)
+    assert (ended.state, ended.reason) == ("failed", f"the requested device {made.name!r} is gone for good")
+
+
+async def test_a_run_waits_not_for_the_device_that_was_made_for_another(lab: Lab, start_engine: StartEngine) -> None:
+    lab.slots = 1
+    running = await start_engine()
+    wish = Requirements(make={"fake": DeviceRequest(template="minimal", name="a capsule", identity="any")})
+    first = await running.engine.runs.submit(asks("told", {"wait": "go"}, requirements=wish))
+    await running.until(first, "running")
+    await running.after()
+    (made,) = await running.engine.devices.list(made_to_order=True)
+    run = await running.engine.runs.submit(asks("noop", device_id=made.id))
+    assert await running.engine.runs.why_waiting(run.id) == (
+        f"the requested device {made.name!r} was made to order and goes with its lease"
+    )
+    lab.gate("go").set()
+    assert (await running.until(run)).reason_code == "device_retired"
 
 
 async def test_a_device_lost_in_a_session(lab: Lab, start_engine: StartEngine) -> None:
