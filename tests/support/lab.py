@@ -117,6 +117,7 @@ class Lab:
         self.describe_error: Exception | None = None
         self.create_error: Exception | None = None
         self.destroy_error: Exception | None = None
+        self.destroyed: list[str] = []
         self.starts: Counter[tuple[str, int]] = Counter()
         self.resumes: Counter[tuple[str, int]] = Counter()
         self.lives: Counter[str] = Counter()
@@ -261,6 +262,8 @@ class FakeDriver(Driver, Provision):
         await trio.lowlevel.checkpoint()
         if self.lab.create_error is not None:
             raise self.lab.create_error
+        if "create" in self.lab.gates:
+            await self.lab.gates["create"].wait()
         if request.template != "minimal":
             raise NotFound(f"there is no template {request.template!r}")
         device = self.lab.devices.setdefault(request.identity, FakeDevice(request.identity, made=True))
@@ -271,6 +274,7 @@ class FakeDriver(Driver, Provision):
         if self.lab.destroy_error is not None:
             raise self.lab.destroy_error
         self.lab.devices.pop(identity, None)
+        self.lab.destroyed.append(identity)
 
     async def templates(self) -> Sequence[Template]:
         return []

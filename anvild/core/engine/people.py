@@ -24,7 +24,7 @@ from anvild.sdk import (
 
 from .claims import Supply, used_slots
 from .devices import device_from, device_row, fact_of
-from .execution import Release
+from .execution import GRACE_SECONDS, Release
 from .leases import Holder, grant, grant_slot, lease_from
 from .tables import leases
 from .tenure import Tenure
@@ -47,6 +47,7 @@ class Holding:
         self._over = trio.Event()
         self._reason = "released"
         self._nursery: trio.Nursery | None = None
+        self._making = trio.CancelScope()
 
     def let_go(self, reason: str) -> None:
         """End the lease; the device is cleaned behind this call."""
@@ -74,6 +75,10 @@ class Holding:
             if scope.cancelled_caught:
                 self._reason = "expired"
                 self._over.set()
+            # What is being made is left off before it is destroyed, or it might come to be after that.
+            self._making.cancel()
+            with trio.move_on_after(GRACE_SECONDS):
+                await self.ready.wait()
             fate = await self.tenure.finish()
             await self._release(self.lease, fate, self._reason)
             nursery.cancel_scope.cancel()
@@ -96,11 +101,14 @@ class Holding:
 
     async def _prepare(self) -> None:
         try:
-            if self._make is not None:
-                await self.tenure.make(self._make)
+            with self._making:
+                if self._make is not None:
+                    await self.tenure.make(self._make)
         except AnvilError as error:
             self.failed = error
             self.let_go(error.code)
+        if self._making.cancelled_caught:
+            self.failed = Conflict(f"the lease ended before the device was made: {self._reason}")
         self.ready.set()
 
 

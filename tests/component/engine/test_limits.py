@@ -10,9 +10,30 @@ import trio
 from trio.testing import MockClock
 
 from anvild.core.engine.execution import Execution
-from anvild.core.errors import StorageFull
-from anvild.sdk import InvalidArgument, Outcome, RunContext, Severity, StaleLease, Verdict, Workload
-from tests.support.lab import Lab, Running, StartEngine, asks
+from anvild.core.errors import Conflict, StorageFull
+from anvild.sdk import (
+    DeviceFact,
+    DeviceRequest,
+    DeviceStatus,
+    InvalidArgument,
+    Outcome,
+    Requirements,
+    RunContext,
+    Severity,
+    Sighting,
+    StaleLease,
+    Unavailable,
+    Verdict,
+    Workload,
+)
+from tests.support.lab import ALICE, Lab, Running, StartEngine, asks
+
+REQUEST = DeviceRequest(template="minimal", name="a capsule", identity="any")
+
+
+def lost(identity: str, status: DeviceStatus = DeviceStatus.OFFLINE) -> Sighting:
+    kind = "lost" if status is DeviceStatus.OFFLINE else "seen"
+    return Sighting(kind=kind, device=DeviceFact(identity=identity, platform="fake", name="it", status=status))
 
 
 class Probe(Workload):
@@ -196,3 +217,59 @@ async def test_a_claim_that_fails_is_tried_again(
     await running.after(60)
     assert (await running.engine.runs.get(second.id)).state == "passed"
     assert scheduler.trouble is None
+
+
+@pytest.mark.parametrize("status", [DeviceStatus.OFFLINE, DeviceStatus.RETIRED])
+async def test_a_lost_device_that_was_made_to_order_is_destroyed(
+    lab: Lab, start_engine: StartEngine, mock_clock: MockClock, status: DeviceStatus
+) -> None:
+    """What its driver keeps of it goes, however often the driver must be asked."""
+    lab.slots = 1
+    running = await start_engine()
+    run = await running.engine.runs.submit(
+        asks("told", {"wait": "go"}, requirements=Requirements(make={"fake": REQUEST}))
+    )
+    await running.until(run, "running")
+    await running.after()
+    (identity,) = lab.made
+    lab.destroy_error = Unavailable("the disk is busy")
+    lab.say(lost(identity, status))
+    await running.after(35)
+    assert (await running.until(run)).reason_code == "device_lost"
+    assert lab.destroyed == []
+    lab.destroy_error = None
+    await running.after(35)
+    assert lab.destroyed == [identity]
+    (device,) = await running.engine.devices.list(made_to_order=True, retired=True)
+    assert (device.status, device.unclean) == ("retired", False)
+
+
+async def test_a_device_lost_while_it_is_being_made_is_destroyed(
+    lab: Lab, start_engine: StartEngine, mock_clock: MockClock
+) -> None:
+    lab.slots = 2
+    lab.gate("create")
+    running = await start_engine()
+    await running.after()
+    run = await running.engine.runs.submit(asks("noop", requirements=Requirements(make={"fake": REQUEST})))
+    await running.until(run, "running")
+    refused: list[str] = []
+
+    async def by_hand() -> None:
+        with pytest.raises(Conflict) as caught:
+            await running.engine.leases.make("fake", REQUEST, ALICE, duration=None)
+        refused.append(caught.value.message)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(by_hand)
+        await running.after()
+        devices = await running.engine.devices.list(made_to_order=True)
+        for device in devices:
+            lab.say(lost(device.identity))
+        await running.after()
+    assert refused == ["the lease ended before the device was made: device_lost"]
+    assert sorted(lab.destroyed) == sorted(device.identity for device in devices)
+    lab.gate("create").set()
+    await running.after(5)
+    assert (await running.until(run)).state == "passed"
+    assert lab.made == []
