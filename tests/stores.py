@@ -23,8 +23,8 @@ import psycopg
 import pytest
 
 from anvild.core.store import Store, open_store
-from anvild.core.store.database import database_at
 from anvild.core.store.migrate import migrate
+from anvild.core.store.urls import database_at
 
 
 def _binaries() -> Path | None:

@@ -29,10 +29,11 @@ from sqlalchemy import inspect
 from sqlalchemy.exc import DBAPIError
 
 from anvild.core.clock import utcnow
-from anvild.core.store.database import Database, Sqlite, database_at
+from anvild.core.store.database import Database, Sqlite
 from anvild.core.store.errors import StoreError
 from anvild.core.store.migrate import check_revision, current_revision
 from anvild.core.store.postgresql import Postgresql
+from anvild.core.store.urls import database_at
 
 __all__ = ["Manifest", "backup", "restore"]
 

@@ -12,15 +12,15 @@ from typing import Any, ClassVar, Literal
 
 import trio
 from sqlalchemy import Connection, create_engine, event
-from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, StatementError
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import DBAPIError, StatementError
 from sqlalchemy.pool import NullPool
 
 from anvild.core.errors import StorageFull
 from anvild.core.store.errors import StoreError
 from anvild.sdk import AnvilError, Unavailable
 
-__all__ = ["BUSY_SECONDS", "Database", "Sqlite", "database_at"]
+__all__ = ["BUSY_SECONDS", "Database", "Sqlite"]
 
 BUSY_SECONDS = 10
 _FULL_BELOW = 1 << 20  # an I/O error on a file system with less free bytes than this is taken for a full disk
@@ -150,23 +150,3 @@ class Sqlite(Database):
         if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
             return StoreError(f"{self.path} is damaged ({error.orig}); restore a backup")
         return None
-
-
-def database_at(url: str) -> Database:
-    """Return the database that a URL of the settings names. Raises StoreError for one that is neither of the two."""
-    try:
-        parsed = make_url(url)
-    except ArgumentError:
-        raise StoreError("the database URL cannot be read; write sqlite:///PATH or postgresql://HOST/NAME") from None
-    match parsed.get_backend_name():
-        case "sqlite":
-            return Sqlite(parsed)
-        case "postgresql":
-            # Its library takes 9 MiB of memory, and only a fleet needs it.
-            from anvild.core.store.postgresql import Postgresql
-
-            return Postgresql(parsed)
-        case other:
-            raise StoreError(
-                f"{other} is no database that anvild knows; write sqlite:///PATH or postgresql://HOST/NAME"
-            )

@@ -12,9 +12,10 @@ import trio
 from sqlalchemy import Connection
 
 from anvild.core.ids import new_id
-from anvild.core.store.database import Database, database_at
+from anvild.core.store.database import Database
 from anvild.core.store.revision import bring_up
 from anvild.core.store.threads import ANNOUNCED, Inbox, Reader, Request, Writer
+from anvild.core.store.urls import database_at
 
 __all__ = ["Job", "Store", "StoreStatistics", "announce", "open_store"]
 

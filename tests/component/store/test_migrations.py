@@ -13,7 +13,8 @@ from sqlalchemy import Engine, create_engine, inspect
 from sqlalchemy.pool import NullPool
 
 from anvild.core.store import StoreError, open_store
-from anvild.core.store.database import Sqlite, database_at
+from anvild.core.store.database import Sqlite
+from anvild.core.store.urls import database_at
 from anvild.core.store.migrate import migrate, newest_revision
 from anvild.core.store.revision import REVISION
 from anvild.core.tables import metadata
@@ -108,7 +109,7 @@ async def test_a_newer_schema_is_refused_with_one_sentence(store_url: str) -> No
 
 def test_several_daemons_may_migrate_at_once(empty_store_url: str) -> None:
     program = (
-        "import sys; from anvild.core.store.database import database_at; from anvild.core.store.migrate import migrate;"
+        "import sys; from anvild.core.store.urls import database_at; from anvild.core.store.migrate import migrate;"
         "migrate(database_at(sys.argv[1]))"
     )
     started = [subprocess.Popen([sys.executable, "-c", program, empty_store_url]) for _ in range(2)]

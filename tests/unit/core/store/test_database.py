@@ -11,8 +11,9 @@ from sqlalchemy.exc import DBAPIError, OperationalError, StatementError
 
 from anvild.core.errors import StorageFull
 from anvild.core.store import StoreError
-from anvild.core.store.database import Sqlite, database_at
+from anvild.core.store.database import Sqlite
 from anvild.core.store.postgresql import Postgresql
+from anvild.core.store.urls import database_at
 from anvild.sdk import NotFound, Unavailable
 
 
