@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import struct
 import subprocess
 import sys
+import termios
+import tty
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +26,12 @@ from anvild.sdk.agent.protocol import MAGIC, NONCE_SIZE, WINDOW, Kind, frame, pa
 DEVICE = DeviceFact(identity="liar", platform="linux", name="liar", status=DeviceStatus.READY)
 INFO = {"version": 1, "pid": 1, "host": "h", "kernel": "k", "machine": "m", "tags": []}
 HELLO = MAGIC + b"n" * NONCE_SIZE
+CONTROL_CHARACTERS = 6  # their place in the attributes of a terminal
+
+
+def serving(program: Path, number: int) -> subprocess.Popen[bytes]:
+    """Start a guest on an open channel."""
+    return subprocess.Popen([sys.executable, "-I", "-S", str(program), "fd", str(number)], pass_fds=[number])
 
 
 class Pipe:
@@ -30,10 +39,7 @@ class Pipe:
 
     def __init__(self, program: Path) -> None:
         self.host, inner = socket.socketpair()
-        number = inner.fileno()
-        self.process = subprocess.Popen(
-            [sys.executable, "-I", "-S", str(program), "fd", str(number)], pass_fds=[number]
-        )
+        self.process = serving(program, inner.fileno())
         inner.close()
 
     def stream(self) -> trio.SocketStream:
@@ -153,6 +159,38 @@ async def test_a_host_that_does_not_read_costs_the_guest_little(pipe: Pipe) -> N
             await first.send_all(frame(Kind.OPEN, sid, pack({"verb": "stat", "path": "/" * 4000})))
     first.socket.close()
     assert pipe.memory() - before < 32 * 2**20
+
+
+async def called(stream: trio.abc.ReceiveStream) -> None:
+    """Return when the guest has asked for a greeting."""
+    received = b""
+    with trio.fail_after(10):
+        while not received.endswith(MAGIC + bytes(NONCE_SIZE)):
+            received += await stream.receive_some()
+
+
+async def test_a_greeting_that_a_port_hands_out_too_early_is_asked_for_again(agent_file: Path) -> None:
+    """A virtio port gives what a new host sends and then still says that no host is there; so does a raw terminal
+    that need not wait for its next byte."""
+    host, port = os.openpty()
+    tty.setraw(port)
+    early = termios.tcgetattr(port)
+    early[CONTROL_CHARACTERS][termios.VMIN] = 0
+    termios.tcsetattr(port, termios.TCSANOW, early)
+    process = serving(agent_file, port)
+    try:
+        async with trio.lowlevel.FdStream(host) as stream:
+            await called(stream)
+            await stream.send_all(HELLO)
+            await called(stream)
+            early[CONTROL_CHARACTERS][termios.VMIN] = 1
+            termios.tcsetattr(port, termios.TCSANOW, early)
+            async with connect_agent(stream, deadline=10) as agent:
+                assert agent.info.tags == []
+    finally:
+        process.kill()
+        process.wait()
+        os.close(port)
 
 
 async def test_silence_is_unavailable(autojump_clock: trio.testing.MockClock) -> None:
