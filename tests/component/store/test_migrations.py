@@ -14,15 +14,17 @@ from sqlalchemy.pool import NullPool
 
 from anvild.core.store import StoreError, open_store
 from anvild.core.store.database import Sqlite
-from anvild.core.store.urls import database_at
 from anvild.core.store.migrate import migrate, newest_revision
 from anvild.core.store.revision import REVISION
+from anvild.core.store.urls import database_at
 from anvild.core.tables import metadata
 from anvild.sdk import Unavailable
 from tests.stores import PostgresCluster
 
 # One file for each release and database, as `sqlite3 FILE .dump` and `pg_dump` write them: 0.1.0.sqlite.sql …
-RELEASED = sorted((Path(__file__).parent / "released").glob("*.sql"))
+RELEASED = sorted((Path(__file__).parent / "released").glob("*.sql")) or [
+    pytest.param(Path(), marks=pytest.mark.skip(reason="no version has been released yet"))
+]
 
 
 def schema(engine: Engine) -> dict[str, Any]:
