@@ -58,7 +58,7 @@ class Artifacts:
         self._keep = keep
         self._grace = grace
         self._incoming: set[Path] = set()
-        # Storing a content and sweeping it away exclude each other; one lock for each directory of the first level.
+        # Storing a content and sweeping it away exclude each other; one lock for each directory.
         self._locks = {f"{number:02x}": trio.Lock() for number in range(256)}
         self._unused: dict[str, dict[str, float]] = {}  # by directory: when a file was first seen without a row
 
@@ -82,13 +82,24 @@ class Artifacts:
         if not 0 < len(name) <= 255 or not name.isprintable():
             raise InvalidArgument("the name of an artifact has 1 to 255 printable characters")
         with self._usage.claim(team_id) as claim:
-            async with self._receive() as incoming, aclosing(_gather(source)) as gathered:
-                async for chunks in gathered:
-                    size = sum(map(len, chunks))
+            async with self._receive() as incoming:
+                gathered: list[bytes] = []
+                size = 0
+
+                def check() -> None:
                     if limit is not None and incoming.size + size > limit:
                         raise TooLarge(f"{name} is larger than the {limit} bytes that are taken", limit=limit)
                     claim.extend(size)
-                    await trio.to_thread.run_sync(incoming.write, chunks)
+
+                async for chunk in source:
+                    gathered.append(chunk)
+                    size += len(chunk)
+                    if size >= _WRITE_BYTES:
+                        check()
+                        await trio.to_thread.run_sync(incoming.write, gathered)
+                        gathered, size = [], 0
+                check()
+                sha256 = await trio.to_thread.run_sync(incoming.finish, gathered)
                 artifact = Artifact(
                     id=new_id(),
                     team_id=team_id,
@@ -96,7 +107,7 @@ class Artifacts:
                     name=name,
                     media_type=media_type,
                     size=incoming.size,
-                    sha256=await trio.to_thread.run_sync(incoming.finish),
+                    sha256=sha256,
                     stored_at=utcnow(),
                 )
                 await self._place(incoming, artifact, actor)
@@ -201,14 +212,13 @@ class Artifacts:
         """A file to write to, which is gone afterwards unless it was placed."""
         path = self._files.incoming / new_id()
         self._incoming.add(path)
+        incoming = Incoming(self._files, path)
         try:
-            incoming = await trio.to_thread.run_sync(Incoming, self._files, path)
-            try:
-                yield incoming
-            finally:
+            yield incoming
+        finally:
+            if incoming.there:
                 with trio.CancelScope(shield=True):
                     await trio.to_thread.run_sync(incoming.discard)
-        finally:
             self._incoming.remove(path)
 
     async def _remove_unused(self, prefix: str) -> tuple[int, int]:
@@ -248,20 +258,6 @@ async def open_artifacts(
     opened = Artifacts(store, files, signer, usage, keep=keep, grace=grace)
     await opened.measure()
     return opened
-
-
-async def _gather(source: AsyncIterable[bytes]) -> AsyncGenerator[Sequence[bytes], None]:
-    """The chunks of a source, gathered so that a trip to a thread is worth it."""
-    chunks: list[bytes] = []
-    size = 0
-    async for chunk in source:
-        chunks.append(chunk)
-        size += len(chunk)
-        if size >= _WRITE_BYTES:
-            yield chunks
-            chunks, size = [], 0
-    if chunks:
-        yield chunks
 
 
 async def _chunks(read: Callable[[int], Awaitable[bytes]], length: int) -> AsyncGenerator[bytes, None]:

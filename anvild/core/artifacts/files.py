@@ -1,4 +1,4 @@
-"""The files of the artifacts: written once under the SHA-256 of their content, in two levels of directories.
+"""The files of the artifacts: written once under the SHA-256 of their content, in up to 256 directories.
 
 Everything here blocks; it is called in threads.
 """
@@ -11,6 +11,7 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
 
 from anvild.core.errors import StorageFull
@@ -30,38 +31,52 @@ def full_disk_told(directory: Path) -> Iterator[None]:
 
 
 class Incoming:
-    """A file that is being written. It is not an artifact until :meth:`Files.place` has put it in its place."""
+    """A file that is being written, made by the first write. It is not an artifact until :meth:`Files.place` has put
+    it in its place; ``there`` says that it lies under ``path``."""
 
     def __init__(self, files: Files, path: Path) -> None:
         self.path = path
         self.size = 0
+        self.there = False
         self._files = files
         self._hash = hashlib.sha256()
-        with full_disk_told(files.root):
-            self._file = path.open("xb", buffering=0)
+        self._file: FileIO | None = None
 
     def write(self, chunks: Sequence[bytes]) -> None:
         """Append the chunks. Raises StorageFull."""
+        self._append(self._opened(), chunks)
+
+    def finish(self, chunks: Sequence[bytes]) -> str:
+        """Append the last chunks, make all of it durable and return its SHA-256 in hexadecimal. Raises StorageFull."""
+        with self._opened() as file:
+            self._append(file, chunks)
+            with full_disk_told(self._files.root):
+                os.fsync(file.fileno())
+        return self._hash.hexdigest()
+
+    def discard(self) -> None:
+        """Remove what was written and not placed. May be called at any time."""
+        if self._file is not None:
+            self._file.close()
+        self.path.unlink(missing_ok=True)
+        self.there = False
+
+    def _opened(self) -> FileIO:
         self._files.check_reserve()
+        if self._file is None:
+            with full_disk_told(self._files.root):
+                self._file = FileIO(self.path, "x")
+            self.there = True
+        return self._file
+
+    def _append(self, file: FileIO, chunks: Sequence[bytes]) -> None:
         with full_disk_told(self._files.root):
             for chunk in chunks:
                 view = memoryview(chunk)
                 while view:
-                    view = view[self._file.write(view) :]
+                    view = view[file.write(view) :]
                 self._hash.update(chunk)
                 self.size += len(chunk)
-
-    def finish(self) -> str:
-        """Make the content durable and return its SHA-256 in hexadecimal."""
-        with full_disk_told(self._files.root):
-            os.fsync(self._file.fileno())
-        self._file.close()
-        return self._hash.hexdigest()
-
-    def discard(self) -> None:
-        """Remove what was written, unless it was placed. May be called at any time."""
-        self._file.close()
-        self.path.unlink(missing_ok=True)
 
 
 class Files:
@@ -76,7 +91,7 @@ class Files:
 
     def path(self, sha256: str) -> Path:
         """Where the content with this hash lies."""
-        return self.root / sha256[:2] / sha256[2:4] / sha256
+        return self.root / sha256[:2] / sha256
 
     def check_reserve(self) -> None:
         """Raise StorageFull when the disk has less than the reserve left."""
@@ -91,11 +106,12 @@ class Files:
             incoming.discard()
             return False
         with full_disk_told(self.root):
-            created = [parent for parent in (target.parent.parent, target.parent) if not parent.exists()]
-            target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if not target.parent.exists():
+                target.parent.mkdir(mode=0o700)
+                _sync_directory(self.root)
             incoming.path.rename(target)
-            for directory in {target.parent, *(parent.parent for parent in created)}:
-                _sync_directory(directory)
+            incoming.there = False
+            _sync_directory(target.parent)
         return True
 
     def remove(self, digests: Iterable[str]) -> tuple[int, int]:
@@ -109,12 +125,12 @@ class Files:
         return count, size
 
     def prefixes(self) -> list[str]:
-        """The names of the directories of the first level that exist."""
+        """The names of the directories that exist."""
         return sorted(path.name for path in self.root.iterdir() if len(path.name) == 2)
 
     def digests(self, prefix: str) -> list[str]:
         """The hashes of all contents whose hash begins with this prefix of two digits."""
-        return [path.name for path in (self.root / prefix).glob("*/*")]
+        return [path.name for path in (self.root / prefix).iterdir()]
 
     def remove_incoming(self, except_for: set[Path]) -> None:
         """Remove what an earlier process left half written."""
