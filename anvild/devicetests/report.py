@@ -7,6 +7,7 @@ from contextlib import aclosing
 from html import escape
 
 import msgspec
+import trio
 
 from .pipelines import Step
 from .progress import Result
@@ -61,8 +62,9 @@ async def write_report(work: Work, steps: Sequence[Step]) -> None:
     """Store both forms as artifacts of the run. Done again, they replace the first ones."""
     report = _report(work, steps)
     data = msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n"
-    await _store(work, "report.json", data, "application/json")
-    await _store(work, "report.html", html(report).encode(), "text/html; charset=utf-8")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_store, work, "report.json", data, "application/json")
+        nursery.start_soon(_store, work, "report.html", html(report).encode(), "text/html; charset=utf-8")
 
 
 def _report(work: Work, steps: Sequence[Step]) -> Report:

@@ -53,6 +53,8 @@ class Work:
         given = {**self.frozen.pipeline.env, **self.frozen.env, **own}
         return {name: self.fill(value) for name, value in given.items()}
 
-    async def save(self, kind: str | None = None, data: Mapping[str, Any] | None = None) -> None:
-        """Save the progress, with an event in the same transaction when ``kind`` is given."""
-        await self.context.checkpoint(msgspec.to_builtins(self.progress), kind=kind, data=data)
+    async def save(
+        self, kind: str | None = None, data: Mapping[str, Any] | None = None, *, phase: str | None = None
+    ) -> None:
+        """Save the progress; in the same transaction append an event, and enter a phase, where they are given."""
+        await self.context.checkpoint(msgspec.to_builtins(self.progress), kind=kind, data=data, phase=phase)

@@ -84,7 +84,6 @@ class _Attempt:
                 await self._done(step, "skipped", "a required step before it failed", 0.0)
             else:
                 await self._step(index, step)
-        await self._context.phase("report")
         await write_report(self._work, self._steps)
         if self._progress.failed is not None:
             raise RunFailed("expectation_failed", self._progress.failed)
@@ -98,8 +97,7 @@ class _Attempt:
             await self._context.pause_point()
             run = self._context.run
             begun = self._progress.begun = Begun(index=index, tag=f"{run.run_id}.{run.attempt}.{index + 1}")
-            await self._work.save("step", self._event(step, "begun"))
-        await self._context.phase(step.name)
+            await self._work.save("step", self._event(step, "begun"), phase=step.name)
         async with AsyncExitStack() as holding:
             await self._do(step, begun, holding, resumed=resumed)
 
@@ -136,7 +134,9 @@ class _Attempt:
         )
         self._progress.records.append(record)
         self._progress.begun = None
-        await self._work.save("step", {**self._event(step, result), "reason": record.reason, "seconds": record.seconds})
+        told = {**self._event(step, result), "reason": record.reason, "seconds": record.seconds}
+        last = len(self._progress.records) == len(self._steps)
+        await self._work.save("step", told, phase="report" if last else None)
 
     def _event(self, step: Step, state: str) -> dict[str, str | int | float]:
         verb = step.__struct_config__.tag

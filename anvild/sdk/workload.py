@@ -89,9 +89,17 @@ class RunContext(Protocol):
     async def artifact(self, name: str, source: AsyncIterable[bytes], *, media_type: str) -> str:
         """Store a file that the run produced and return its id. A second one of the same name replaces the first."""
 
-    async def checkpoint(self, state: Json, *, kind: str | None = None, data: Mapping[str, Json] | None = None) -> None:
-        """Save how far the work has come (at most 64 KiB as JSON), with an event in the same transaction when
-        ``kind`` is given. After a restart of the daemon the attempt goes on from the last checkpoint."""
+    async def checkpoint(
+        self,
+        state: Json,
+        *,
+        kind: str | None = None,
+        data: Mapping[str, Json] | None = None,
+        phase: str | None = None,
+    ) -> None:
+        """Save how far the work has come (at most 64 KiB as JSON); in the same transaction append an event when
+        ``kind`` is given, then enter a phase when ``phase`` is. After a restart of the daemon the attempt goes on from
+        the last checkpoint."""
 
     async def pause_point(self) -> None:
         """A place where the run may be paused: returns at once, or when a paused run is resumed."""

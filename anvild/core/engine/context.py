@@ -79,17 +79,8 @@ class Context:
 
     async def phase(self, name: str) -> None:
         """Enter a phase: a short word shown beside the state."""
-        if not 0 < len(name) <= 60:
-            raise InvalidArgument("a phase is a word of at most 60 characters")
-
-        def job(conn: Connection) -> None:
-            row = self._row(conn)
-            if RunState(row.state).terminal:
-                raise StaleLease("the run has ended")
-            conn.execute(update(runs).where(runs.c.number == row.number).values(phase=name, version=row.version + 1))
-            journal.note(conn, row, "phase", data={"phase": name})
-
-        await self._write(job)
+        _check_phase(name)
+        await self._write(lambda conn: _enter(conn, self._row(conn), name))
 
     async def log(self, message: str, **values: Json) -> None:
         """Append a line for people to the run's events."""
@@ -120,8 +111,17 @@ class Context:
         )
         return stored.id
 
-    async def checkpoint(self, state: Json, *, kind: str | None = None, data: Mapping[str, Json] | None = None) -> None:
-        """Save how far the work has come, with an event in the same transaction when ``kind`` is given."""
+    async def checkpoint(
+        self,
+        state: Json,
+        *,
+        kind: str | None = None,
+        data: Mapping[str, Json] | None = None,
+        phase: str | None = None,
+    ) -> None:
+        """Save how far the work has come; in the same transaction append an event, and enter a phase."""
+        if phase is not None:
+            _check_phase(phase)
         kept = _small(state)
         what = None if kind is None else _own_kind(kind)
         told = _small(data or {})
@@ -131,6 +131,8 @@ class Context:
             conn.execute(update(runs).where(runs.c.number == row.number).values(checkpoint=kept))
             if what is not None:
                 journal.note(conn, row, what, data=told)
+            if phase is not None:
+                _enter(conn, row, phase)
 
         await self._write(job)
 
@@ -159,8 +161,7 @@ class Context:
         await self._write(lambda conn: journal.note(conn, self._row(conn), what, data=told))
 
     def _row(self, conn: Connection) -> Row[Any]:
-        journal.check_attempt(conn, self.run.run_id, self.run.attempt, self._incarnation)
-        return journal.run_row(conn, self.run.run_id)
+        return journal.own_row(conn, self.run.run_id, self.run.attempt, self._incarnation)
 
     async def _write(self, job: Job[T]) -> T:
         """Work waits out a full disk, within its deadline, instead of failing by it."""
@@ -170,6 +171,18 @@ class Context:
     def _check(self) -> None:
         if self._ended:
             raise StaleLease(f"the attempt {self.run.attempt} of the run has ended")
+
+
+def _check_phase(name: str) -> None:
+    if not 0 < len(name) <= 60:
+        raise InvalidArgument("a phase is a word of at most 60 characters")
+
+
+def _enter(conn: Connection, row: Row[Any], phase: str) -> None:
+    if RunState(row.state).terminal:
+        raise StaleLease("the run has ended")
+    conn.execute(update(runs).where(runs.c.number == row.number).values(phase=phase, version=row.version + 1))
+    journal.note(conn, row, "phase", data={"phase": phase})
 
 
 def _own_kind(kind: str) -> str:

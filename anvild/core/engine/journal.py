@@ -23,13 +23,13 @@ __all__ = [
     "SYSTEM",
     "add_finding",
     "attempt_from",
-    "check_attempt",
     "close_attempt",
     "demand_of",
     "get_run",
     "insert_run",
     "move",
     "note",
+    "own_row",
     "run_from",
     "run_row",
     "select_runs",
@@ -71,6 +71,17 @@ _open_attempt = select(attempts.c.incarnation).where(
     attempts.c.run_id == bindparam("run_id"),
     attempts.c.attempt == bindparam("attempt"),
     attempts.c.ended_at.is_(None),
+)
+# Without the columns that are large: it is read for every line that a workload writes.
+_own_run: Select[Any] = (
+    select(runs.c.number, runs.c.id, runs.c.team_id, runs.c.state, runs.c.version, runs.c.pausing)
+    .join(attempts)
+    .where(
+        runs.c.id == bindparam("run_id"),
+        attempts.c.attempt == bindparam("attempt"),
+        attempts.c.incarnation == bindparam("incarnation"),
+        attempts.c.ended_at.is_(None),
+    )
 )
 
 
@@ -254,11 +265,13 @@ def settle(conn: Connection, run_id: str, attempt: int, ending: Ending) -> RunSt
     return following
 
 
-def check_attempt(conn: Connection, run_id: str, attempt: int, incarnation: str) -> None:
-    """Raise StaleLease unless this attempt is open and belongs to this daemon."""
-    owner = conn.execute(_open_attempt, {"run_id": run_id, "attempt": attempt}).scalar()
-    if owner != incarnation:
+def own_row(conn: Connection, run_id: str, attempt: int, incarnation: str) -> Row[Any]:
+    """Return what a writer of this attempt needs of its run's row. Raises StaleLease unless the attempt is open and
+    belongs to this daemon."""
+    row = conn.execute(_own_run, {"run_id": run_id, "attempt": attempt, "incarnation": incarnation}).one_or_none()
+    if row is None:
         raise StaleLease(f"the attempt {attempt} of the run has lost its lease")
+    return row
 
 
 def close_attempt(conn: Connection, run_id: str, attempt: int) -> None:

@@ -72,6 +72,8 @@ class Scheduler:
                 with trio.move_on_after(SWEEP_SECONDS):
                     await self._wake.wait()
                 self._wake = trio.Event()
+                # A release whose commit has woken this task enters first what it has given on.
+                await trio.lowlevel.checkpoint()
                 if not self._idle():
                     continue
                 try:

@@ -295,7 +295,9 @@ class Recorder:
         await self._act(lambda: self.kept.artifacts.update({name: content}))
         return name
 
-    async def checkpoint(self, state: Any, *, kind: str | None = None, data: Mapping[str, Any] | None = None) -> None:
+    async def checkpoint(
+        self, state: Any, *, kind: str | None = None, data: Mapping[str, Any] | None = None, phase: str | None = None
+    ) -> None:
         plain = _plain(state)
 
         def act() -> None:
@@ -306,6 +308,8 @@ class Recorder:
                 self.shown.set()
 
         await self._act(act)
+        if phase is not None:
+            self.phases.append(phase)
 
     async def pause_point(self) -> None:
         await trio.lowlevel.checkpoint()

@@ -161,7 +161,7 @@ async def test_wherever_the_daemon_dies_no_step_runs_twice(lab: Any) -> None:
     for crash_at in range(1, context.acts + 1):
         for after in (False, True):
             lab.forget()
-            with pytest.raises(lab.crash):
+            with pytest.RaisesGroup(lab.crash, allow_unwrapped=True, flatten_subgroups=True):
                 await PipelineWorkload().run(lab.context(lab.frozen(THREE), crash_at=crash_at, after=after))
             outcome = await PipelineWorkload().run(lab.context(lab.frozen(THREE)))
             assert outcome == Outcome(verdict=Verdict.PASSED, reason="2 of 3 steps passed")
