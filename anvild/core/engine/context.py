@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import msgspec
 import trio
-from sqlalchemy import Connection, Row, update
+from sqlalchemy import Connection, Row, bindparam, update
 
 from anvild.core.artifacts import Artifacts
 from anvild.core.store import Job, Store
@@ -27,6 +27,10 @@ MAX_JSON = 64 * 1024
 
 RESERVED = frozenset({*RunState, "resumed", "pausing", "waiting", "phase", "log", "finding", "adopted"})
 """Event names that the engine itself gives a meaning to."""
+
+_this = runs.c.number == bindparam("b_number")
+_save = update(runs).where(_this).values(checkpoint=bindparam("b_checkpoint"))
+_set_phase = update(runs).where(_this).values(phase=bindparam("b_phase"), version=bindparam("b_version"))
 
 
 class Gate:
@@ -128,7 +132,7 @@ class Context:
 
         def job(conn: Connection) -> None:
             row = self._row(conn)
-            conn.execute(update(runs).where(runs.c.number == row.number).values(checkpoint=kept))
+            conn.execute(_save, {"b_number": row.number, "b_checkpoint": kept})
             if what is not None:
                 journal.note(conn, row, what, data=told)
             if phase is not None:
@@ -181,7 +185,7 @@ def _check_phase(name: str) -> None:
 def _enter(conn: Connection, row: Row[Any], phase: str) -> None:
     if RunState(row.state).terminal:
         raise StaleLease("the run has ended")
-    conn.execute(update(runs).where(runs.c.number == row.number).values(phase=phase, version=row.version + 1))
+    conn.execute(_set_phase, {"b_number": row.number, "b_phase": phase, "b_version": row.version + 1})
     journal.note(conn, row, "phase", data={"phase": phase})
 
 

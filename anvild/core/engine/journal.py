@@ -84,6 +84,22 @@ _own_run: Select[Any] = (
     )
 )
 
+_of_attempt = (attempts.c.run_id == bindparam("b_run_id"), attempts.c.attempt == bindparam("b_attempt"))
+_judge = (
+    update(attempts)
+    .where(*_of_attempt, attempts.c.verdict.is_(None))
+    .values(verdict=bindparam("b_verdict"), reason_code=bindparam("b_code"), reason=bindparam("b_reason"))
+)
+_close = update(attempts).where(*_of_attempt, attempts.c.ended_at.is_(None)).values(ended_at=bindparam("b_now"))
+_same_finding = select(findings).where(
+    findings.c.run_id == bindparam("run_id"),
+    findings.c.attempt == bindparam("attempt"),
+    findings.c.severity == bindparam("severity"),
+    findings.c.title == bindparam("title"),
+    findings.c.category.is_not_distinct_from(bindparam("category", type_=findings.c.category.type)),
+    findings.c.detail.is_not_distinct_from(bindparam("detail", type_=findings.c.detail.type)),
+)
+
 
 def insert_run(conn: Connection, run_id: str, request: RunRequest, by: Actor, *, retry_of: str | None = None) -> Run:
     """Add a run, queued or as a draft. It reads nothing."""
@@ -233,9 +249,14 @@ def settle(conn: Connection, run_id: str, attempt: int, ending: Ending) -> RunSt
     """
     row = run_row(conn, run_id)
     judged = conn.execute(
-        update(attempts)
-        .where(attempts.c.run_id == run_id, attempts.c.attempt == attempt, attempts.c.verdict.is_(None))
-        .values(verdict=str(ending.state), reason_code=ending.code, reason=ending.reason)
+        _judge,
+        {
+            "b_run_id": run_id,
+            "b_attempt": attempt,
+            "b_verdict": str(ending.state),
+            "b_code": ending.code,
+            "b_reason": ending.reason,
+        },
     )
     state = RunState(row.state)
     if state.terminal or row.attempt != attempt or judged.rowcount != 1:
@@ -276,11 +297,7 @@ def own_row(conn: Connection, run_id: str, attempt: int, incarnation: str) -> Ro
 
 def close_attempt(conn: Connection, run_id: str, attempt: int) -> None:
     """Note that an attempt has let go of its device."""
-    conn.execute(
-        update(attempts)
-        .where(attempts.c.run_id == run_id, attempts.c.attempt == attempt, attempts.c.ended_at.is_(None))
-        .values(ended_at=utcnow())
-    )
+    conn.execute(_close, {"b_run_id": run_id, "b_attempt": attempt, "b_now": utcnow()})
 
 
 def add_finding(
@@ -295,14 +312,15 @@ def add_finding(
 ) -> Finding:
     """Add a finding and its event. The same one again in the same attempt is the one that is there."""
     present = conn.execute(
-        select(findings).where(
-            findings.c.run_id == run.id,
-            findings.c.attempt == attempt,
-            findings.c.severity == severity,
-            findings.c.title == title,
-            findings.c.category.is_not_distinct_from(category),
-            findings.c.detail.is_not_distinct_from(detail),
-        )
+        _same_finding,
+        {
+            "run_id": run.id,
+            "attempt": attempt,
+            "severity": severity,
+            "title": title,
+            "category": category,
+            "detail": detail,
+        },
     ).first()
     if present is not None:
         return Finding(**{**present._asdict(), "severity": Severity(present.severity)})

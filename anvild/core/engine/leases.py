@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, Row, insert, select, update
+from sqlalchemy import Connection, Row, bindparam, insert, select, update
 
 from anvild.core.clock import utcnow
 from anvild.core.errors import Conflict
@@ -20,6 +20,18 @@ from .tables import devices, leases
 from .values import Actor, LeaseInfo
 
 __all__ = ["Fate", "Holder", "active_lease", "grant", "grant_slot", "lease_from", "release"]
+
+_active = select(leases).where(leases.c.device_id == bindparam("device_id"), leases.c.released_at.is_(None))
+_advance = (
+    update(devices)
+    .where(devices.c.id == bindparam("b_id"), devices.c.fence == bindparam("b_fence"))
+    .values(fence=bindparam("b_next"))
+)
+_end = (
+    update(leases)
+    .where(leases.c.id == bindparam("b_id"), leases.c.released_at.is_(None))
+    .values(released_at=bindparam("b_now"), reason=bindparam("b_reason"))
+)
 
 
 class Holder(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,9 +62,7 @@ def grant(
 ) -> LeaseInfo:
     """Lease a present device whose last fence was ``fence``. Raises Conflict when somebody else has it meanwhile."""
     taken = active_lease(conn, device_id)
-    advanced = conn.execute(
-        update(devices).where(devices.c.id == device_id, devices.c.fence == fence).values(fence=fence + 1)
-    )
+    advanced = conn.execute(_advance, {"b_id": device_id, "b_fence": fence, "b_next": fence + 1})
     if taken is not None or advanced.rowcount != 1:
         raise Conflict("the device is leased to somebody else")
     return _insert(conn, device_id, driver, host, None, fence + 1, holder, incarnation)
@@ -85,9 +95,7 @@ def grant_slot(
 
 def active_lease(conn: Connection, device_id: str) -> LeaseInfo | None:
     """Return the lease that a device is under, if any."""
-    row = conn.execute(
-        select(leases).where(leases.c.device_id == device_id, leases.c.released_at.is_(None))
-    ).one_or_none()
+    row = conn.execute(_active, {"device_id": device_id}).one_or_none()
     return None if row is None else lease_from(row)
 
 
@@ -98,11 +106,7 @@ def lease_from(row: Row[Any]) -> LeaseInfo:
 
 def release(conn: Connection, lease: LeaseInfo, fate: Fate, reason: str) -> None:
     """End a lease and write what becomes of its device. Ending it twice is fine."""
-    ended = conn.execute(
-        update(leases)
-        .where(leases.c.id == lease.id, leases.c.released_at.is_(None))
-        .values(released_at=utcnow(), reason=reason)
-    )
+    ended = conn.execute(_end, {"b_id": lease.id, "b_now": utcnow(), "b_reason": reason})
     if ended.rowcount != 1:
         return
     values = _device_values(fate)
