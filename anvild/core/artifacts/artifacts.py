@@ -36,6 +36,7 @@ _WRITE_BYTES = 1 << 20  # gathered before they are handed to a thread
 _READ_BYTES = 1 << 18
 _SLICE = 500  # rows that one transaction removes
 _SWEEP_SECONDS = 3600.0
+_INSERT = insert(artifacts)
 _OLDEST = select(artifacts).order_by(artifacts.c.stored_at).limit(_SLICE)
 
 
@@ -270,7 +271,7 @@ async def _chunks(read: Callable[[int], Awaitable[bytes]], length: int) -> Async
 
 
 def _insert(artifact: Artifact, actor: str, connection: Connection) -> None:
-    connection.execute(insert(artifacts).values(msgspec.structs.asdict(artifact)))
+    connection.execute(_INSERT, msgspec.structs.asdict(artifact))
     append(
         connection,
         "artifact.stored",

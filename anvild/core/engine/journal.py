@@ -84,6 +84,12 @@ _own_run: Select[Any] = (
     )
 )
 
+# Compare-and-set: what it sets is what is handed over beside the three that are compared.
+_swap = update(runs).where(
+    runs.c.number == bindparam("b_number"),
+    runs.c.state == bindparam("b_state"),
+    runs.c.version == bindparam("b_version"),
+)
 _of_attempt = (attempts.c.run_id == bindparam("b_run_id"), attempts.c.attempt == bindparam("b_attempt"))
 _judge = (
     update(attempts)
@@ -232,11 +238,8 @@ def move(
         values |= {"ended_at": utcnow(), "phase": None, "checkpoint": None}
     if row.state == RunState.QUEUED:
         values["waiting"] = None
-    changed = conn.execute(
-        update(runs)
-        .where(runs.c.number == row.number, runs.c.state == row.state, runs.c.version == row.version)
-        .values(state=state, version=row.version + 1, pausing=False, **values)
-    )
+    expected = {"b_number": row.number, "b_state": row.state, "b_version": row.version}
+    changed = conn.execute(_swap, {**expected, "state": state, "version": row.version + 1, "pausing": False, **values})
     if changed.rowcount != 1:
         raise Conflict(f"the run {row.number} has changed meanwhile")
     note(conn, row, what or str(state), by=by, data=data, audit=audit)
