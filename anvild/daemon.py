@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import gc
 import json
 import logging
 import os
@@ -85,6 +86,9 @@ async def serve(
             nursery.start_soon(systemd.keep_alive)
             url = settings.web.public_url or url_of(listeners[0])
             with _announced(settings.data_dir, url):
+                # What stands now stays for good: the collector need not look through it again and again.
+                gc.collect()
+                gc.freeze()
                 await systemd.ready(f"serving at {url}")
                 log.info("ready", url=url, host=host_name(settings))
                 task_status.started(url)
