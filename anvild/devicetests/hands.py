@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from types import TracebackType
 
 import msgspec
@@ -13,9 +14,6 @@ from anvild.core.ids import new_id
 from anvild.sdk import DeviceRequest, HealthState, NotFound, Session, Unavailable
 
 __all__ = ["Hands", "HeldSession", "Order"]
-
-KEPT_SECONDS = 10 * 365 * 86400.0
-"""A device made by hand is kept until it is taken away; its lease has a duration so that it outlives the daemon."""
 
 TEMPLATES_SECONDS = 60.0
 PATIENCE_SECONDS = 30.0
@@ -126,7 +124,7 @@ class Hands:
             memory=order.memory,
             disk=order.disk,
         )
-        return await self._engine.leases.make(driver, request, by, duration=KEPT_SECONDS)
+        return await self._engine.leases.make(driver, request, by, duration=math.inf)
 
     async def remove(self, device: Device, by: Actor) -> None:
         """Destroy a device that was made by hand, or retire any other one. Returns when that is done.

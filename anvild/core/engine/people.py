@@ -135,7 +135,8 @@ class Leases:
         """Lease a device for ``duration`` seconds, or until it is released (None).
 
         It ends early when the device is lost. A restart of the daemon gives a lease with a duration its full duration
-        again, and ends one without. Raises NotFound, Conflict when somebody else holds the device or it is not ready.
+        again, and ends one without; one of ``inf`` seconds lasts over restarts until it is released. Raises NotFound,
+        Conflict when somebody else holds the device or it is not ready.
         """
         await self._settled(device_id)
         return (await self._acquire(device_id, by, duration)).lease

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from datetime import timedelta
 
 import pytest
@@ -167,6 +168,22 @@ async def test_leases_of_people_over_a_restart(lab: Lab, start_engine: StartEngi
     await second.after(20)
     assert await second.engine.leases.list() == []
     assert lab.devices["d1"].cleaned == lab.devices["d2"].cleaned == 1
+
+
+async def test_an_endless_lease_lasts_over_restarts_until_it_is_released(
+    lab: Lab, start_engine: StartEngine, mock_clock: MockClock
+) -> None:
+    lab.plug("d1")
+    first = await start_engine()
+    await first.after()
+    (device,) = await first.engine.devices.list()
+    kept = await first.engine.leases.acquire(device.id, ALICE, duration=math.inf)
+    await first.kill()
+    second = await start_engine()
+    await second.after(600)
+    assert [(lease.id, lease.duration) for lease in await second.engine.leases.list()] == [(kept.id, math.inf)]
+    await second.engine.leases.release(kept.id)
+    assert await second.engine.leases.list() == []
 
 
 @pytest.mark.parametrize("jump", [timedelta(days=1), timedelta(days=-1)])
