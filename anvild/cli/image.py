@@ -44,7 +44,7 @@ async def build(
     chosen = _choose(settings, driver)
     output = context.output
 
-    def report(line: str) -> None:
+    async def report(line: str) -> None:
         if output.json:
             output.line({"event": "progress", "message": line})
         else:

@@ -18,12 +18,12 @@ from __future__ import annotations
 import contextlib
 import signal
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Sequence
-from typing import ClassVar, ParamSpec, TypeVar
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Sequence
 
 import msgspec
 import trio
 
+from .apps import Apps, AppTests, Attachments, CrashReports, Logs, Ports, Screen
 from .errors import DeadlineExceeded, WrongState
 from .values import (
     Command,
@@ -34,33 +34,15 @@ from .values import (
     Exit,
     Output,
     ProcessInfo,
+    Remedy,
     Sample,
     Stream,
     Template,
     TerminalSize,
 )
+from .verbs import Capability, verb
 
-P = ParamSpec("P")
-T = TypeVar("T")
-
-VERB_MARK = "__anvil_verb__"
 CLEAN_UP_SECONDS = 5.0
-
-
-def verb(*, deadline: float) -> Callable[[Callable[P, T]], Callable[P, T]]:
-    """Mark a method of a capability as a verb with its default ``deadline`` in seconds."""
-
-    def mark(function: Callable[P, T]) -> Callable[P, T]:
-        setattr(function, VERB_MARK, deadline)
-        return function
-
-    return mark
-
-
-class Capability(ABC):
-    """Base of all capabilities. ``capability`` is the name that drivers declare."""
-
-    capability: ClassVar[str]
 
 
 class Process(ABC):
@@ -307,28 +289,82 @@ class ImageBuild(Capability):
 
     @abstractmethod
     @verb(deadline=1800)
-    async def build_image(self, name: str, report: Callable[[str], None], *, rebuild: bool = False) -> Template:
+    async def build_image(
+        self, name: str, report: Callable[[str], Awaitable[None]], *, rebuild: bool = False
+    ) -> Template:
         """Build the image of the recipe ``name``, or take it from the cache, and return its template.
 
-        ``report`` is called with one line of progress at a time. Cancelling removes what was half done.
+        ``report`` is awaited with one line of progress at a time. Cancelling removes what was half done.
         Raises NotFound for an unknown recipe, Unavailable when a tool is missing (the message names it).
         """
 
 
-SESSION_CAPABILITIES: dict[str, type[Capability]] = {c.capability: c for c in (Exec, Files, Power, Pause, Measure)}
+class Mend(Capability):
+    """Bring a device that does not answer back to work. A driver, not a session, implements this.
+
+    The daemon climbs the remedies in the order of :class:`Remedy`, each within a budget, and quarantines the device
+    when none has helped.
+    """
+
+    capability = "mend"
+
+    @abstractmethod
+    @verb(deadline=10)
+    async def remedies(self, identity: str) -> Sequence[Remedy]:
+        """Say which remedies exist for this device here and now. Raises NotFound."""
+
+    @abstractmethod
+    @verb(deadline=300)
+    async def mend(self, identity: str, remedy: Remedy) -> str:
+        """Apply one remedy, wait until the device takes verbs again, and say in one sentence what was done.
+
+        Raises NotFound, Unavailable when the device still does not answer, CapabilityMissing for a remedy that
+        :meth:`remedies` does not name. Idempotent.
+        """
+
+
+class Rehearsal(Capability):
+    """Take simulated devices away and bring them back, so that the conformance kit can see a driver notice it.
+
+    A driver with a simulator implements this; real devices are refused with WrongState.
+    """
+
+    capability = "rehearsal"
+
+    @abstractmethod
+    @verb(deadline=30)
+    async def unplug(self, identity: str) -> None:
+        """Pull a simulated device off. Idempotent. Raises NotFound, WrongState for a real one."""
+
+    @abstractmethod
+    @verb(deadline=30)
+    async def plug(self, identity: str) -> None:
+        """Bring a simulated device back with the same identity. Idempotent. Raises NotFound, WrongState."""
+
+
+SESSION_CAPABILITIES: dict[str, type[Capability]] = {
+    c.capability: c
+    for c in (
+        Exec,
+        Files,
+        Power,
+        Pause,
+        Measure,
+        Apps,
+        AppTests,
+        Screen,
+        Logs,
+        Ports,
+        CrashReports,
+        Attachments,
+    )
+}
 """Every capability that a session can offer, by name."""
 
-DRIVER_CAPABILITIES: dict[str, type[Capability]] = {c.capability: c for c in (Provision, Suspend, Snapshot, ImageBuild)}
+DRIVER_CAPABILITIES: dict[str, type[Capability]] = {
+    c.capability: c for c in (Provision, Suspend, Snapshot, ImageBuild, Mend, Rehearsal)
+}
 """Every capability that a driver itself can offer, by name."""
-
-
-def verbs_of(capability: type[Capability]) -> dict[str, float]:
-    """Return the verbs of a capability with their default deadlines in seconds."""
-    return {
-        name: float(getattr(member, VERB_MARK))
-        for name, member in vars(capability).items()
-        if hasattr(member, VERB_MARK)
-    }
 
 
 async def run(

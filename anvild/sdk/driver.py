@@ -10,9 +10,9 @@ from typing import Any, ClassVar, Generic, NoReturn, TypeVar
 
 import msgspec
 
-from .capabilities import Capability
 from .errors import CapabilityMissing
 from .values import Description, DeviceFact, Lease, Recovery, RecoveryState, Sighting
+from .verbs import Capability
 
 __all__ = ["Driver", "DriverContext", "DriverSettings", "Report", "Session"]
 

@@ -251,6 +251,102 @@ class Template(Value, frozen=True):
     facts: dict[str, str] = {}
 
 
+class App(Value, frozen=True):
+    """An app on a device. ``identifier`` is its package name or bundle identifier."""
+
+    identifier: str
+    name: str | None = None
+    version: str | None = None
+    system: bool = False
+
+
+class Attachment(Value, frozen=True):
+    """A file that a device has ready to be fetched. ``reference`` is the driver's own and ends with the session."""
+
+    reference: Annotated[str, msgspec.Meta(max_length=4096)]
+    name: Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
+    media_type: str
+    size: int | None = None
+
+
+class TestRequest(Value, frozen=True):
+    """Which tests to run.
+
+    ``target`` is the runner in the platform's own terms; the driver's documentation says which. ``only`` and ``skip``
+    name suites, or single tests as ``SUITE#TEST``. ``arguments`` go to the runner, ``env`` to the app under test;
+    ``app`` is the app under test where the runner does not know it.
+    """
+
+    __test__ = False  # no test class, whatever a collector of tests thinks of its name
+
+    target: Annotated[str, msgspec.Meta(min_length=1, max_length=1000)]
+    app: str | None = None
+    only: tuple[str, ...] = ()
+    skip: tuple[str, ...] = ()
+    arguments: dict[str, str] = {}
+    env: dict[str, str] = {}
+
+
+class TestStatus(StrEnum):
+    """How a test ended: FAILED by its own judgement, ERROR by an unexpected exception or a crash."""
+
+    __test__ = False
+
+    PASSED = "passed"
+    FAILED = "failed"
+    ERROR = "error"
+    SKIPPED = "skipped"
+
+
+class TestCase(Value, frozen=True):
+    """The result of one test. ``message`` is one line, ``trace`` the whole text of the runner."""
+
+    __test__ = False
+
+    suite: str
+    name: str
+    status: TestStatus
+    seconds: float = 0.0
+    message: str | None = None
+    trace: str | None = None
+
+
+class TestProgress(Value, frozen=True):
+    """One thing that happened while tests run: exactly one of the fields is there.
+
+    ``begun`` is the name of a test as ``SUITE#TEST``; ``total`` how many tests there will be; ``output`` a piece of
+    the runner's raw output.
+    """
+
+    __test__ = False
+
+    total: int | None = None
+    begun: str | None = None
+    ended: TestCase | None = None
+    output: str | None = None
+    attachment: Attachment | None = None
+
+
+class TestSummary(Value, frozen=True):
+    """How the runner ended. ``complete`` is False when it crashed, was ended or could not begin; ``reason`` says why
+    in one sentence."""
+
+    __test__ = False
+
+    complete: bool
+    reason: str
+    cases: int = 0
+
+
+class Remedy(StrEnum):
+    """The rungs of the health ladder below quarantine, in the order in which they are tried."""
+
+    RECONNECT = "reconnect"
+    RESTART_HELPER = "restart_helper"
+    POWER_CYCLE = "power_cycle"
+    REBOOT = "reboot"
+
+
 class Severity(StrEnum):
     """How grave a finding is."""
 

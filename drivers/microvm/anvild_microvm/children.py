@@ -6,7 +6,7 @@ import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -49,7 +49,7 @@ async def run_tool(
     *,
     cwd: Path | None = None,
     env: Mapping[str, str] | None = None,
-    report: Callable[[str], None] | None = None,
+    report: Callable[[str], Awaitable[None]] | None = None,
 ) -> str:
     """Run a program to its end and return its standard output as text.
 
@@ -81,7 +81,7 @@ async def run_tool(
             line += chunk
             while report is not None and b"\n" in line:
                 text, _, rest = line.partition(b"\n")
-                report(text.decode(errors="replace").strip())
+                await report(text.decode(errors="replace").strip())
                 line = rest
     if process.returncode != 0:
         raise DriverFault(

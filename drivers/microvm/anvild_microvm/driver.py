@@ -8,7 +8,7 @@ import math
 import os
 import platform
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -255,7 +255,9 @@ class MicrovmDriver(Driver, Provision, Suspend, Snapshot, ImageBuild):
         with told():
             await self._started().templates.remove(template)
 
-    async def build_image(self, name: str, report: Callable[[str], None], *, rebuild: bool = False) -> Template:
+    async def build_image(
+        self, name: str, report: Callable[[str], Awaitable[None]], *, rebuild: bool = False
+    ) -> Template:
         capsules, images = self._started(), self._images
         assert images is not None, "a started driver has images"
         with told():
@@ -265,7 +267,7 @@ class MicrovmDriver(Driver, Provision, Suspend, Snapshot, ImageBuild):
                 raise NotFound(f"there is no recipe {name!r} on the data path; there are: {known}")
             recipe = await trio.to_thread.run_sync(read_recipe, recipes[name])
             await images.build(name, recipe, report, rebuild=rebuild)
-            report(f"{name}: taking the warm template")
+            await report(f"{name}: taking the warm template")
             await capsules.templates.get(name)
             return await capsules.templates.one(name)
 

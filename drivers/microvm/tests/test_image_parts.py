@@ -136,14 +136,21 @@ async def test_a_tool_that_fails_says_why() -> None:
 
 async def test_a_tool_s_lines_are_reported_as_they_come() -> None:
     lines: list[str] = []
-    assert await run_tool(["sh", "-c", "echo one >&2; echo out; echo two >&2"], report=lines.append) == "out\n"
+
+    async def note(line: str) -> None:
+        lines.append(line)
+
+    assert await run_tool(["sh", "-c", "echo one >&2; echo out; echo two >&2"], report=note) == "out\n"
     assert lines == ["one", "two"]
 
 
 async def test_a_cancelled_tool_takes_its_children_along(tmp_path: Path) -> None:
+    async def cancel(line: str) -> None:
+        scope.cancel()
+
     with trio.CancelScope() as scope:
         program = "trap '' TERM; sleep 60 & echo ready >&2; wait"
-        await run_tool(["sh", "-c", program], cwd=tmp_path, report=lambda line: scope.cancel())
+        await run_tool(["sh", "-c", program], cwd=tmp_path, report=cancel)
     assert scope.cancelled_caught
     with trio.fail_after(10):
         for killed in map(Hypervisor.adopt, processes_in(tmp_path)):  # a busy host takes a moment to put it away
@@ -154,9 +161,13 @@ async def test_a_cancelled_tool_takes_its_children_along(tmp_path: Path) -> None
 
 async def test_a_cancelled_build_leaves_nothing(tmp_path: Path, image_cache: Path) -> None:
     images = Images(tmp_path, guest_account(None))
+
+    async def cancel(line: str) -> None:
+        scope.cancel()
+
     with trio.CancelScope() as scope:
         recipe = read_recipe(RECIPES / "minimal.toml")
-        await images.build("minimal", recipe, lambda line: scope.cancel(), rebuild=True)
+        await images.build("minimal", recipe, cancel, rebuild=True)
     assert scope.cancelled_caught
     assert await trio.to_thread.run_sync(lambda: list(tmp_path.iterdir())) == []
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -80,7 +80,7 @@ class Images:
         return {manifest.name for manifest in manifests if manifest is not None}
 
     async def build(
-        self, name: str, recipe: Recipe, report: Callable[[str], None], *, rebuild: bool
+        self, name: str, recipe: Recipe, report: Callable[[str], Awaitable[None]], *, rebuild: bool
     ) -> tuple[Path, Manifest]:
         """Build a recipe's image, or take it from the cache; return its folder and manifest.
 
@@ -91,7 +91,7 @@ class Images:
         digest = hashlib.sha256(msgspec.json.encode((FORMAT, codename, recipe))).hexdigest()[:16]
         folder = self._folder / f"{name}-{digest}"
         if not rebuild and await trio.to_thread.run_sync(read_manifest, folder) is not None:
-            report(f"{name}: taken from the cache")
+            await report(f"{name}: taken from the cache")
         else:
             check_tools(BUILD_TOOLS, "building an image")
             await self._build(name, recipe, digest, codename, folder, report)
@@ -100,20 +100,26 @@ class Images:
         return found
 
     async def _build(
-        self, name: str, recipe: Recipe, digest: str, codename: str, folder: Path, report: Callable[[str], None]
+        self,
+        name: str,
+        recipe: Recipe,
+        digest: str,
+        codename: str,
+        folder: Path,
+        report: Callable[[str], Awaitable[None]],
     ) -> None:
         began = trio.current_time()
         sources = await trio.to_thread.run_sync(host_sources, codename)
         await trio.to_thread.run_sync(lambda: self._folder.mkdir(parents=True, exist_ok=True))
         async with scratch(self._folder) as work:
-            report("kernel: looking for the newest")
+            await report("kernel: looking for the newest")
             package = await newest_kernel_package()
-            report(f"kernel: fetching {package}")
+            await report(f"kernel: fetching {package}")
             kernel = await fetch_kernel(package, work)
-            report(f"system: unpacking {codename}")
+            await report(f"system: unpacking {codename}")
             base = f"{digest}.ext4"
             await build_rootfs(recipe, codename=codename, sources=sources, target=work / base, report=report)
-            report("image: putting it together")
+            await report("image: putting it together")
             image = work / "image"
             manifest = Manifest(
                 name=name,
@@ -133,7 +139,7 @@ class Images:
             await trio.to_thread.run_sync(self._assemble, work, image, manifest, kernel)
             await create_overlay(image / EMPTY, base, manifest.disk)
             await trio.to_thread.run_sync(self._publish, image, folder, manifest)
-        report(f"{name}: built in {trio.current_time() - began:.0f} s")
+        await report(f"{name}: built in {trio.current_time() - began:.0f} s")
 
     def _assemble(self, work: Path, image: Path, manifest: Manifest, kernel: Kernel) -> None:
         parts = image / PARTS

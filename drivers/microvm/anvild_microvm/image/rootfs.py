@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import trio
@@ -50,7 +50,7 @@ def file_system(image: Path) -> str:
 
 
 async def build_rootfs(
-    recipe: Recipe, *, codename: str, sources: list[Source], target: Path, report: Callable[[str], None]
+    recipe: Recipe, *, codename: str, sources: list[Source], target: Path, report: Callable[[str], Awaitable[None]]
 ) -> None:
     """Write an ext4 file system of the recipe to ``target``, a sparse file.
 
@@ -84,10 +84,10 @@ async def build_rootfs(
         await trio.to_thread.run_sync(copy_sparse, image, target)
 
 
-def tell_progress(line: str, report: Callable[[str], None]) -> None:
+async def tell_progress(line: str, report: Callable[[str], Awaitable[None]]) -> None:
     """Pass on what mmdebstrap says that it is doing, without the commands that it repeats."""
     if line.startswith("I: ") and "-hook in shell" not in line:
-        report(f"system: {line.removeprefix('I: ')}")
+        await report(f"system: {line.removeprefix('I: ')}")
 
 
 def prepare(work: Path, recipe: Recipe, sources: list[Source]) -> tuple[Path, Path, Path]:
