@@ -21,7 +21,11 @@ fi
 # Debian packages: installed where that is allowed, else named. Only what a command needs stops that command.
 if command -v dpkg-query >/dev/null 2>&1; then
     missing=
-    for package in $(grep -v '^#' packaging/apt-packages.txt); do
+    for entry in $(grep -v '^#' packaging/apt-packages.txt); do
+        package=${entry%%\?*}
+        if [ "$package" != "$entry" ] && command -v "${entry#*\?}" >/dev/null 2>&1; then
+            continue
+        fi
         case "$(dpkg-query -W -f '${Status}' "$package" 2>/dev/null || true)" in
             *"ok installed") ;;
             *) missing="$missing $package" ;;
