@@ -16,6 +16,7 @@ from anvild.sdk import AnvilError, DeviceLost, DeviceStatus, Unavailable
 
 from .devices import device_event, device_row, fact_of, left
 from .journal import fail_wanting
+from .ladder import Ladder
 from .persist import fetch, persist
 from .tables import devices, leases
 
@@ -34,6 +35,7 @@ class Chores:
     """The chores of one driver. ``done`` is called when a device has become free by one."""
 
     def __init__(self, hosted: HostedDriver, *, store: Store, host: str, done: Callable[[], None]) -> None:
+        self.ladder = Ladder(hosted, store=store)
         self._hosted = hosted
         self._store = store
         self._host = host
@@ -72,16 +74,28 @@ class Chores:
         self._done()
 
     async def _clean(self, row: Row[Any]) -> None:
-        try:
-            await self._hosted.call("clean", CLEAN_SECONDS, self._hosted.driver.clean, fact_of(row))
-        except (DeviceLost, Unavailable) as error:
-            log.info("clean_put_off", device=row.id, reason=error.message)
-        except AnvilError as error:
-            await persist(
-                self._store, partial(_quarantine, device_id=row.id, reason=f"cleaning failed: {error.message}")
-            )
-        else:
-            await persist(self._store, partial(_cleaned, device_id=row.id))
+        """Clean a device; one in trouble is mended first, and quarantined when nothing has helped."""
+        trouble = self.ladder.take_trouble(row.id)
+        while True:
+            mended = False
+            if trouble is not None:
+                mended = await self.ladder.climb(row.id, row.identity, trouble)
+                if not mended:
+                    reason = trouble + self.ladder.tried(row.id)
+                    await persist(self._store, partial(_quarantine, device_id=row.id, reason=reason))
+                    return
+            try:
+                await self._hosted.call("clean", CLEAN_SECONDS, self._hosted.driver.clean, fact_of(row))
+            except (DeviceLost, Unavailable) as error:
+                if not mended:
+                    log.info("clean_put_off", device=row.id, reason=error.message)
+                    return
+                trouble = f"it does not answer: {error.message}"
+            except AnvilError as error:
+                trouble = f"cleaning failed: {error.message}"
+            else:
+                await persist(self._store, partial(_cleaned, device_id=row.id))
+                return
 
     async def _destroy(self, row: Row[Any]) -> None:
         try:

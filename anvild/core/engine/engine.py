@@ -43,6 +43,9 @@ __all__ = ["Engine"]
 LONGEST_REST = 60.0
 STARTING_PATIENCE = 20.0
 
+TROUBLED_AFTER = 3
+"""Attempts in a row that could not begin on a device, after which it is mended before it gets the next one."""
+
 log = get_logger(__name__)
 
 
@@ -339,8 +342,13 @@ class Engine:
 
     async def _release(self, lease: LeaseInfo, fate: Fate, reason: str) -> None:
         self._leave(lease)
-        await self.scheduler.release(lease, fate, reason)
         hosted = self._drivers.get(lease.driver)
+        failures = self._resting.get(lease.device_id, 0)
+        if hosted is not None and failures >= TROUBLED_AFTER and fate == Fate() and hosted.mends():
+            del self._resting[lease.device_id]
+            hosted.trouble(lease.device_id, f"{failures} attempts in a row could not begin on it, last: {reason}")
+            fate = Fate(unclean=True)
+        await self.scheduler.release(lease, fate, reason)
         if fate.unclean and hosted is not None:
             hosted.tidy()
 

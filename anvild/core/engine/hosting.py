@@ -25,6 +25,7 @@ from anvild.sdk import (
     DriverFault,
     Health,
     HealthState,
+    Mend,
     Provision,
     Recovery,
     Unavailable,
@@ -168,6 +169,11 @@ class HostedDriver:
         return self._driver
 
     @property
+    def living(self) -> Driver | None:
+        """The living instance; None when there is none."""
+        return self._driver
+
+    @property
     def provision(self) -> Provision:
         """The living instance as one that makes devices. Raises DriverFault when it does not."""
         driver: object = self.driver
@@ -215,6 +221,15 @@ class HostedDriver:
     def tidy(self) -> None:
         """Look for devices that must be cleaned or destroyed."""
         self._chores.wake()
+
+    def mends(self) -> bool:
+        """Whether the living instance knows remedies for devices in trouble."""
+        driver: object = self._driver
+        return isinstance(driver, Mend)
+
+    def trouble(self, device_id: str, reason: str) -> None:
+        """Note what is wrong with a device: it is mended before it is cleaned, and cleaned when it is free."""
+        self._chores.ladder.trouble(device_id, reason)
 
     # ----- its lives
 

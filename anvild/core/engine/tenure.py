@@ -175,7 +175,11 @@ class Tenure:
         except (DeviceLost, Unavailable):
             return Fate(unclean=True)
         except AnvilError as error:
-            return Fate(quarantine=f"cleaning failed: {error.message}")
+            reason = f"cleaning failed: {error.message}"
+            if not self.hosted.mends():
+                return Fate(quarantine=reason)
+            self.hosted.trouble(self.lease.device_id, reason)
+            return Fate(unclean=True)
         return Fate()
 
     async def _destroy(self) -> Fate:
