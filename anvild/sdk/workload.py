@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterable, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager
 from typing import Any, ClassVar, Protocol
 
 import msgspec
@@ -88,6 +89,10 @@ class RunContext(Protocol):
 
     async def artifact(self, name: str, source: AsyncIterable[bytes], *, media_type: str) -> str:
         """Store a file that the run produced and return its id. A second one of the same name replaces the first."""
+
+    def open_artifact(self, artifact_id: str) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
+        """Open an artifact of the run's team, its own or one that was uploaded, as a stream of chunks. Entering it
+        raises NotFound for one that is gone or another team's, Unavailable when its file is not on this host."""
 
     async def checkpoint(
         self,

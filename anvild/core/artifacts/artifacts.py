@@ -126,6 +126,23 @@ class Artifacts:
         """Return the artifacts of a run, oldest first."""
         return await self._select(artifacts.c.run_id == run_id)
 
+    async def without_run(self, team_id: str, *, sha256: str | None = None) -> Sequence[Artifact]:
+        """Return a team's artifacts that belong to no run, oldest first; with ``sha256``, those of this content."""
+        condition = (artifacts.c.team_id == team_id) & artifacts.c.run_id.is_(None)
+        return await self._select(condition if sha256 is None else condition & (artifacts.c.sha256 == sha256))
+
+    async def remove(self, artifact: Artifact, *, actor: str = "system") -> None:
+        """Remove one artifact; its file goes with a later sweep when no other one shares it. One that is gone already
+        is no error."""
+
+        def job(connection: Connection) -> None:
+            row = connection.execute(select(artifacts).where(artifacts.c.id == artifact.id)).first()
+            if row is not None:
+                _remove(connection, [row], "artifact.removed", actor)
+
+        await self._store.write(job)
+        await self.measure()
+
     @asynccontextmanager
     async def open(
         self, artifact: Artifact, *, offset: int = 0, length: int | None = None
@@ -298,9 +315,17 @@ def _evict(excess: int, connection: Connection) -> int:
     )
 
 
-def _remove(connection: Connection, rows: Sequence[Row[Any]], kind: str) -> int:
+def _remove(connection: Connection, rows: Sequence[Row[Any]], kind: str, actor: str = "system") -> int:
     connection.execute(delete(artifacts).where(artifacts.c.id.in_([row.id for row in rows])))
     for row in rows:
         subject = ("artifact", row.id)
-        append(connection, kind, subject=subject, team_id=row.team_id, run_id=row.run_id, data={"name": row.name})
+        append(
+            connection,
+            kind,
+            subject=subject,
+            team_id=row.team_id,
+            run_id=row.run_id,
+            actor=actor,
+            data={"name": row.name},
+        )
     return len(rows)

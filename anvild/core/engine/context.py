@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 import msgspec
@@ -11,7 +12,7 @@ from sqlalchemy import Connection, Row, bindparam, update
 
 from anvild.core.artifacts import Artifacts
 from anvild.core.store import Job, Store
-from anvild.sdk import InvalidArgument, RunInfo, Session, Severity, StaleLease
+from anvild.sdk import InvalidArgument, NotFound, RunInfo, Session, Severity, StaleLease
 
 from . import journal
 from .persist import persist
@@ -114,6 +115,16 @@ class Context:
             source, team_id=self._team_id, run_id=self.run.run_id, name=name, media_type=media_type
         )
         return stored.id
+
+    @asynccontextmanager
+    async def open_artifact(self, artifact_id: str) -> AsyncIterator[AsyncIterator[bytes]]:
+        """Open an artifact of the run's team as a stream of chunks."""
+        self._check()
+        artifact = await self._artifacts.get(artifact_id)
+        if artifact.team_id != self._team_id:
+            raise NotFound(f"there is no artifact {artifact_id}")
+        async with self._artifacts.open(artifact) as content:
+            yield content
 
     async def checkpoint(
         self,

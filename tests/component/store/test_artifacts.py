@@ -224,6 +224,21 @@ async def test_a_sweep_removes_what_is_too_old(
     assert kinds == ["artifact.stored"] * 3 + ["artifact.expired"] * 2
 
 
+async def test_what_a_team_keeps_without_a_run_is_listed_and_removed(artifacts: Artifacts, store: Store) -> None:
+    team, other = new_id(), new_id()
+    one, two = await put(artifacts, b"one", team_id=team), await put(artifacts, b"two", team_id=team)
+    await put(artifacts, b"one", team_id=team, run_id=new_id())
+    foreign = await put(artifacts, b"one", team_id=other)
+    assert await artifacts.without_run(team) == [one, two]
+    assert await artifacts.without_run(team, sha256=one.sha256) == [one]
+    for _ in range(2):
+        await artifacts.remove(one, actor="user:somebody")
+    assert await artifacts.without_run(team) == [two]
+    assert await content(artifacts, foreign) == b"one"
+    events = await EventLog(store).read()
+    assert [(event.kind, event.actor) for event in events[4:]] == [("artifact.removed", "user:somebody")]
+
+
 async def test_a_file_that_is_stored_again_in_time_survives_the_sweep(
     artifacts: Artifacts, store: Store, tmp_path: Path, mock_clock: trio.testing.MockClock
 ) -> None:
