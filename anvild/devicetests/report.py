@@ -1,4 +1,5 @@
-"""The report of a run: ``report.json`` for programs and ``report.html``, one file without any other, for people."""
+"""The report of a run: ``report.json`` for programs, ``report.html``, one file without any other, for people, and
+``junit.xml`` for CI systems."""
 
 from __future__ import annotations
 
@@ -9,8 +10,12 @@ from html import escape
 import msgspec
 import trio
 
+from anvild.sdk import TestCase, TestStatus
+
+from .app_tests import read_results
+from .junit import Suite, junit, suites_of
 from .pipelines import Step
-from .progress import Result
+from .progress import Record, Result
 from .work import Work
 
 __all__ = ["Report", "ReportedStep", "html", "write_report"]
@@ -59,12 +64,46 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def write_report(work: Work, steps: Sequence[Step]) -> None:
-    """Store both forms as artifacts of the run. Done again, they replace the first ones."""
+    """Store all forms as artifacts of the run. Done again, they replace the first ones."""
     report = _report(work, steps)
     data = msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n"
+    suites = await _suites(work, steps)
+    tests = junit(
+        report.pipeline,
+        suites,
+        at=work.progress.started,
+        device=report.device,
+        properties={"run": report.run, "platform": report.platform, **report.parameters},
+    )
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_store, work, "report.json", data, "application/json")
         nursery.start_soon(_store, work, "report.html", html(report).encode(), "text/html; charset=utf-8")
+        nursery.start_soon(_store, work, "junit.xml", tests, "application/xml")
+
+
+async def _suites(work: Work, steps: Sequence[Step]) -> list[Suite]:
+    """Return the tests of the run, and its steps as a suite of their own. A step that failed by its tests alone is not
+    told of twice."""
+    pipeline = work.frozen.pipeline.name
+    suites: list[Suite] = []
+    cases: list[TestCase] = []
+    for step, record in zip(steps, work.progress.records, strict=True):
+        artifact = work.progress.tests.get(step.name)
+        results = None if artifact is None else await read_results(work, artifact)
+        if results is not None:
+            suites += suites_of(step.name, results.cases)
+        if results is None or (record.result == "failed" and record.finding is not None):
+            cases.append(_as_case(pipeline, step, record))
+    return [*suites, Suite(name=pipeline, cases=cases)] if cases else suites
+
+
+def _as_case(pipeline: str, step: Step, record: Record) -> TestCase:
+    """Return a step as a result; only a required one fails."""
+    status = TestStatus(record.result)
+    if status is TestStatus.FAILED and not step.required:
+        status = TestStatus.SKIPPED
+    message = None if status is TestStatus.PASSED else record.reason
+    return TestCase(suite=pipeline, name=step.name, status=status, seconds=record.seconds, message=message)
 
 
 def _report(work: Work, steps: Sequence[Step]) -> Report:

@@ -3,46 +3,55 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AsyncExitStack, aclosing
 from typing import Any
 
 import trio
 
-from anvild.sdk import EntryType, Files, NotFound, check_absolute
+from anvild.sdk import EntryType, Files, NotFound, Power, check_absolute
 
+from .app_steps import APP_EXECUTORS
+from .app_tests import run_app_tests
 from .exec_step import run_exec
-from .pipelines import Collect, ExecStep, FindingStep, ListStep, Push, Step, Wait
+from .pipelines import Assert, ExecStep, FindingStep, ListStep, Pull, Push, Reboot, Step, Test, Wait
+from .pipelines.text import fill
 from .progress import Begun
-from .work import StepFailed, Work
+from .work import CHUNK, StepFailed, Work, file_name
 
 __all__ = ["execute"]
 
-CHUNK = 64 * 1024
-LONGEST_NAME = 180
+SHOWN_VALUE = 200
 FIRST_LOOK_SECONDS = 0.05
 LONGEST_LOOK_SECONDS = 1.0
 
 
 async def execute(work: Work, step: Step, begun: Begun, holding: AsyncExitStack, *, resumed: bool) -> str:
-    """Do one step and return in a few words what it did. Raises StepFailed, RunFailed, MissingValue and the errors
-    of the device.
+    """Do one step and return in a few words what it did. Raises StepFailed, RunFailed, MissingValue, MissingInput and
+    the errors of the device.
 
-    What must be kept until the result is saved is let go by ``holding``. Verbs other than ``exec`` are idempotent: a
-    resumed step is done again.
+    What must be kept until the result is saved is let go by ``holding``. A resumed step is done again, except that a
+    program of ``exec`` is taken up where it is, and tests that had ended are not run again.
     """
     if isinstance(step, ExecStep):
         return await run_exec(work, step, begun, holding, resumed=resumed)
+    if isinstance(step, Test):
+        return await run_app_tests(work, step, begun, resumed=resumed)
     with trio.move_on_after(step.timeout):
         return await _EXECUTORS[type(step)](work, step)
     raise StepFailed(f"it did not end within {step.timeout:g} s")
 
 
 async def _push(work: Work, step: Push) -> str:
-    content = base64.b64decode(step.base64) if step.base64 is not None else work.fill(step.text or "").encode()
-    files = work.session.require(Files)
-    async with aclosing(_chunks(content)) as source:
-        size = await files.write(_path(work, step.path), source, mode=step.mode, user=step.user)
+    files, path = work.session.require(Files), _path(work, step.path)
+    if step.input is not None:
+        async with work.input(step.input) as (given, content):
+            size = await files.write(path, content, mode=step.mode, user=step.user)
+        return f"{given.name}, {size} bytes"
+    data = base64.b64decode(step.base64) if step.base64 is not None else work.fill(step.text or "").encode()
+    async with aclosing(_chunks(data)) as source:
+        size = await files.write(path, source, mode=step.mode, user=step.user)
     return f"{size} bytes"
 
 
@@ -51,7 +60,7 @@ async def _chunks(content: bytes) -> AsyncGenerator[bytes, None]:
         yield content[at : at + CHUNK]
 
 
-async def _collect(work: Work, step: Collect) -> str:
+async def _pull(work: Work, step: Pull) -> str:
     files = work.session.require(Files)
     names: list[str] = []
     for item in step.path if isinstance(step.path, tuple) else (step.path,):
@@ -61,20 +70,14 @@ async def _collect(work: Work, step: Collect) -> str:
         except NotFound:
             if step.missing == "ok":
                 continue
-            raise StepFailed(f"there is no file {path} to collect") from None
-        own = "".join(c if c.isprintable() else "_" for c in path.rpartition("/")[2])[:LONGEST_NAME]
+            raise StepFailed(f"there is no file {path} to pull") from None
+        own = file_name(path)
         name = f"{step.name}-{own}"
         if name in names:
             name = f"{step.name}-{len(names) + 1}-{own}"
-        async with stream, aclosing(_received(stream)) as content:
-            await work.context.artifact(name, content, media_type=step.media_type)
+        await work.keep(name, stream, media_type=step.media_type)
         names.append(name)
     return ", ".join(names) or "nothing"
-
-
-async def _received(stream: trio.abc.ReceiveStream) -> AsyncGenerator[bytes, None]:
-    while data := await stream.receive_some(CHUNK):
-        yield bytes(data)
 
 
 async def _list(work: Work, step: ListStep) -> str:
@@ -93,8 +96,11 @@ async def _list(work: Work, step: ListStep) -> str:
 
 async def _wait(work: Work, step: Wait) -> str:
     """Look again and again, with growing pauses: a device has no verb that calls out for a path."""
+    if step.seconds is not None:
+        await trio.sleep(step.seconds)
+        return f"{step.seconds:g} s"
     files = work.session.require(Files)
-    path = _path(work, step.path)
+    path = _path(work, step.path or "")
     pause = FIRST_LOOK_SECONDS
     while True:
         try:
@@ -111,6 +117,25 @@ async def _wait(work: Work, step: Wait) -> str:
         pause = min(pause * 2, LONGEST_LOOK_SECONDS)
 
 
+async def _assert(work: Work, step: Assert) -> str:
+    value = work.fill(step.value)
+    shown = repr(value if len(value) <= SHOWN_VALUE else f"{value[:SHOWN_VALUE]}…")
+    if step.equals is not None and value != (wanted := work.fill(step.equals)):
+        raise StepFailed(f"{shown} is not {wanted!r}")
+    for text in (step.contains,) if isinstance(step.contains, str) else step.contains:
+        if (wanted := work.fill(text)) not in value:
+            raise StepFailed(f"{shown} does not contain {wanted!r}")
+    for text in (step.matches,) if isinstance(step.matches, str) else step.matches:
+        if re.search(wanted := fill(text, work.values, pattern=True), value) is None:
+            raise StepFailed(f"{shown} does not match {wanted!r}")
+    return shown
+
+
+async def _reboot(work: Work, step: Reboot) -> str:
+    await work.session.require(Power).reboot()
+    return "it takes verbs again"
+
+
 async def _finding(work: Work, step: FindingStep) -> str:
     detail = None if step.detail is None else work.fill(step.detail)
     title = work.fill(step.title or "")
@@ -124,8 +149,11 @@ def _path(work: Work, text: str) -> str:
 
 _EXECUTORS: dict[type[Step], Callable[[Work, Any], Awaitable[str]]] = {
     Push: _push,
-    Collect: _collect,
+    Pull: _pull,
     ListStep: _list,
     Wait: _wait,
+    Assert: _assert,
     FindingStep: _finding,
+    Reboot: _reboot,
+    **APP_EXECUTORS,
 }

@@ -33,7 +33,7 @@ shell = "sleep 0.$(( {number} % 3 + 1 )); echo {number} >> /tmp/ledger"
     )
     + """
 [[steps]]
-verb = "collect"
+verb = "pull"
 name = "ledger"
 path = "/tmp/ledger"
 """

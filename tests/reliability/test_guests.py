@@ -37,7 +37,7 @@ shell = "echo {number} >> /tmp/ledger; i=0; while [ $i -lt {COUNTS} ]; do i=$((i
     )
     + """
 [[steps]]
-verb = "collect"
+verb = "pull"
 name = "ledger"
 path = "/tmp/ledger"
 """

@@ -10,8 +10,9 @@ import trio
 
 from anvild.sdk import InvalidArgument
 
-from .model import MAX_FILE, Pipeline, PipelineError
+from .model import Pipeline
 from .parse import parse
+from .parts import MAX_FILE, PipelineError
 
 __all__ = ["Catalogue", "Listed", "UnknownPipeline"]
 

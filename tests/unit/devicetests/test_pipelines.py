@@ -86,7 +86,7 @@ def test_the_pipelines_that_ship_can_be_used(path: Path) -> None:
         ("template =", "tempalte =", "line 7: unknown key 'tempalte'; did you mean 'template'?"),
         ('template = "minimal"', "template = 3", "make[...].template: Expected `str`, got `int`"),
         ('name = "first"', "timeout = -1", "line 15: steps[0].timeout: Expected `float` > 0"),
-        ('verb = "finding"\n', "", "line 20: the step names no verb; known are collect, exec, finding"),
+        ('verb = "finding"\n', "", "line 20: the step names no verb; known are assert, clear, crash_reports"),
         ("{{ said }}", "{{ sayed }}", "line 22: nothing is called 'sayed' here; did you mean 'said'?"),
         ('command = ["echo", "{{ word }}"]', "", "line 13: an exec step has either 'command' or 'shell'"),
         ('shell = "true"', 'shell = "echo {{ word }}"', "line 26: a shell text takes no {{ word }}"),

@@ -34,7 +34,7 @@ async def test_a_pipeline_passes_and_leaves_its_report(lab: Any, tmp_path: Path)
             "expect = { stderr_contains = 'hello!' }",
             f"verb = 'list'\npath = '{tmp_path}/in/'\nexpect = {{ contains = 'word.txt', not_contains = ['other'] }}",
             f"verb = 'wait'\npath = '{tmp_path}/in/word.txt'",
-            f"verb = 'collect'\nname = 'keep'\npath = ['{tmp_path}/in/word.txt', '{tmp_path}/none']\nmissing = 'ok'",
+            f"verb = 'pull'\nname = 'keep'\npath = ['{tmp_path}/in/word.txt', '{tmp_path}/none']\nmissing = 'ok'",
             "verb = 'finding'\ntitle = 'It said: {{ said }}'\ndetail = 'all of it'",
             head="[parameters.word]\ndefault = 'hello'\n",
         ).replace("run$", "run</b> 0190-run$"),
@@ -99,7 +99,7 @@ async def test_other_verbs_fail_with_a_sentence_too(lab: Any, tmp_path: Path) ->
         f"verb = 'list'\nname = 'b'\nrequired = false\npath = '{tmp_path}'\nexpect = {{ not_contains = 'old' }}",
         f"verb = 'wait'\nname = 'c'\nrequired = false\npath = '{tmp_path}/new'\ntimeout = 0.2",
         f"verb = 'wait'\nname = 'd'\nrequired = false\npath = '{tmp_path}/old'\ngone = true\ntimeout = 0.2",
-        f"verb = 'collect'\nname = 'e'\nrequired = false\npath = '{tmp_path}/new'",
+        f"verb = 'pull'\nname = 'e'\nrequired = false\npath = '{tmp_path}/new'",
     )
     outcome = await lab.run(document(*steps))
     assert outcome.reason == "0 of 5 steps passed"
@@ -108,7 +108,7 @@ async def test_other_verbs_fail_with_a_sentence_too(lab: Any, tmp_path: Path) ->
         f"b: {tmp_path} holds 'old'",
         "c: it did not end within 0.2 s",
         "d: it did not end within 0.2 s",
-        f"e: there is no file {tmp_path}/new to collect",
+        f"e: there is no file {tmp_path}/new to pull",
     ]
 
 
