@@ -15,11 +15,12 @@ import trio
 
 from ..capabilities import DRIVER_CAPABILITIES
 from ..values import Description
-from .bench import DESCRIBE_SECONDS, Bench, described, leaf, limited, valid
+from .bench import Bench
 from .checks import RULES
 from .places import Place, Setup
 from .profile import Profile
 from .rules import NotApplicable, Report, Result, Rule, Verdict
+from .trying import DESCRIBE_SECONDS, described, leaf, limited, valid
 
 __all__ = ["examine"]
 

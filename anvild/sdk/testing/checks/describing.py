@@ -8,9 +8,10 @@ import trio
 
 from ...capabilities import DRIVER_CAPABILITIES, SESSION_CAPABILITIES
 from ...values import Description, HealthState, Recovery, RecoveryState
-from ..bench import CANCEL_SECONDS, DESCRIBE_SECONDS, STOP_SECONDS, Bench, limited, valid
+from ..bench import Bench
 from ..leaks import no_growth
 from ..rules import Level, NotApplicable, require
+from ..trying import CANCEL_SECONDS, DESCRIBE_SECONDS, STOP_SECONDS, cancelled, limited, valid
 from .book import BOOK
 
 LIVES = 5
@@ -36,7 +37,7 @@ async def stop_after_failed_start(bench: Bench) -> None:
     """A `start` that is cancelled half-way ends within a second, and `stop` works after it."""
     async with bench.fresh() as driver:
         try:
-            await bench.cancelled("start", driver.start, after=0.01)
+            await cancelled("start", driver.start, after=0.01)
         finally:
             with trio.CancelScope(shield=True):
                 await limited("stop", STOP_SECONDS, driver.stop)

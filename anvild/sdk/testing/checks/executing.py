@@ -12,8 +12,9 @@ import trio
 from ...capabilities import Exec, Process, run
 from ...errors import AlreadyExists, DeadlineExceeded, InvalidArgument, NotFound, PermissionDenied, WrongState
 from ...values import Command, Exit, ProcessInfo, Stream, TerminalSize
-from ..bench import Bench, limited, valid
+from ..bench import Bench
 from ..rules import Broken, Level, require
+from ..trying import cancelled, limited, refused, valid
 from .book import BOOK
 
 LONG = "sleep 300"
@@ -54,7 +55,7 @@ async def no_stdin(bench: Bench, device: Exec) -> None:
     done = await bench.shell(device, "cat; echo end")
     require(done.stdout == b"end\n", f"cat without input gave {done.stdout!r}")
     async with await device.start(bench.script("sleep 2")) as process:
-        await bench.refused("writing to input that was not asked for", WrongState, lambda: process.send(b"x"))
+        await refused("writing to input that was not asked for", WrongState, lambda: process.send(b"x"))
 
 
 @BOOK.of(Exec, "arguments", Level.SILVER)
@@ -89,13 +90,11 @@ async def cwd(bench: Bench, device: Exec) -> None:
 async def missing_program(bench: Bench, device: Exec) -> None:
     """A program or a directory that there is not raises NotFound; a directory as a program raises PermissionDenied or
     InvalidArgument."""
-    await bench.refused(
-        "starting a missing program", NotFound, lambda: device.start(Command(argv=("/no/such/program",)))
-    )
-    await bench.refused(
+    await refused("starting a missing program", NotFound, lambda: device.start(Command(argv=("/no/such/program",))))
+    await refused(
         "starting in a missing directory", NotFound, lambda: device.start(bench.script("true", cwd="/no/such/place"))
     )
-    await bench.refused(
+    await refused(
         "starting a directory",
         (PermissionDenied, InvalidArgument, NotFound),
         lambda: device.start(Command(argv=(bench.profile.exec.directory,))),
@@ -106,9 +105,9 @@ async def missing_program(bench: Bench, device: Exec) -> None:
 async def wrong_input(bench: Bench, device: Exec) -> None:
     """What no program can be given (a NUL character) and where none can start (a relative directory) raises
     InvalidArgument; no such user is NotFound."""
-    await bench.refused("an argument with a NUL", InvalidArgument, lambda: device.start(bench.script("true", "a\0b")))
-    await bench.refused("a relative directory", InvalidArgument, lambda: device.start(bench.script("true", cwd="tmp")))
-    await bench.refused(
+    await refused("an argument with a NUL", InvalidArgument, lambda: device.start(bench.script("true", "a\0b")))
+    await refused("a relative directory", InvalidArgument, lambda: device.start(bench.script("true", cwd="tmp")))
+    await refused(
         "no such user",
         (NotFound, InvalidArgument, PermissionDenied),
         lambda: device.start(bench.script("true", user="no-such-user")),
@@ -132,7 +131,7 @@ async def signalled(bench: Bench, device: Exec) -> None:
 @BOOK.of(Exec, "processes", Level.SILVER)
 async def processes(bench: Bench, device: Exec) -> None:
     """A program that runs is in the list of processes, with its tag."""
-    tag = f"{bench.tag()}.listed"
+    tag = f"{bench.name()}.listed"
     async with await device.start(bench.script(f"exec {LONG}", tag=tag)) as process:
         try:
             listed = await device.processes()
@@ -152,15 +151,15 @@ async def kills(bench: Bench, device: Exec) -> None:
         await device.kill(process.pid)
         found = await limited("wait", 30, process.wait)
         require(not found.ok, f"a killed program came back as {found}")
-    await bench.refused("kill of no process", NotFound, lambda: device.kill(UNKNOWN_PID))
-    await bench.refused("kill of process -1", (InvalidArgument, NotFound), lambda: device.kill(-1))
+    await refused("kill of no process", NotFound, lambda: device.kill(UNKNOWN_PID))
+    await refused("kill of process -1", (InvalidArgument, NotFound), lambda: device.kill(-1))
 
 
 @BOOK.of(Exec, "attach", Level.SILVER)
 async def attaches(bench: Bench, device: Exec) -> None:
     """A tagged program goes on when it is let go of; `attach` takes it up again, running or ended, with the output
     that was kept; `replay` begins with what was read before."""
-    tag = f"{bench.tag()}.attached"
+    tag = f"{bench.name()}.attached"
     script = "echo one; read line; echo two $line; exit 5"
     async with await device.start(bench.script(script, tag=tag, stdin=True)) as first:
         require(await _read(first, b"one\n") == b"one\n", "the first line did not come")
@@ -178,13 +177,13 @@ async def attaches(bench: Bench, device: Exec) -> None:
 @BOOK.of(Exec, "tags", Level.SILVER)
 async def tags(bench: Bench, device: Exec) -> None:
     """A tag in use is AlreadyExists, an unknown one NotFound."""
-    tag = f"{bench.tag()}.used"
+    tag = f"{bench.name()}.used"
     async with await device.start(bench.script(f"exec {LONG}", tag=tag)) as process:
         try:
-            await bench.refused("a tag in use", AlreadyExists, lambda: device.start(bench.script("true", tag=tag)))
+            await refused("a tag in use", AlreadyExists, lambda: device.start(bench.script("true", tag=tag)))
         finally:
             await _kill(process)
-    await bench.refused("an unknown tag", NotFound, lambda: device.attach(f"{bench.tag()}.unknown"))
+    await refused("an unknown tag", NotFound, lambda: device.attach(f"{bench.name()}.unknown"))
 
 
 @BOOK.of(Exec, "let-go", Level.SILVER)
@@ -199,7 +198,7 @@ async def let_go(bench: Bench, device: Exec) -> None:
 @BOOK.rule("exec.session-end", Level.GOLD, about=Exec)
 async def session_end(bench: Bench) -> None:
     """The end of a session ends its programs, but for those with a tag, which another session can attach."""
-    tag = f"{bench.tag()}.outlives"
+    tag = f"{bench.name()}.outlives"
     async with bench.session() as session:
         device = session.require(Exec)
         plain = await device.start(bench.script(f"exec {LONG}"))
@@ -241,8 +240,8 @@ async def wait_cancelled(bench: Bench, device: Exec) -> None:
     """Waiting for a program, and reading its output, end within a second of being cancelled; the program goes on, and
     can be waited for again."""
     async with await device.start(bench.script("read line; exit 3", stdin=True)) as process:
-        await bench.cancelled("wait", process.wait)
-        await bench.cancelled("reading output", lambda: _read(process, b"never"))
+        await cancelled("wait", process.wait)
+        await cancelled("reading output", lambda: _read(process, b"never"))
         await process.send(b"\n")
         found = await limited("wait", 30, process.wait)
         require(found == Exit(code=3), f"exit 3 came back as {found}")
@@ -251,14 +250,14 @@ async def wait_cancelled(bench: Bench, device: Exec) -> None:
 @BOOK.of(Exec, "start-cancelled", Level.GOLD)
 async def start_cancelled(bench: Bench, device: Exec) -> None:
     """A `start` that is cancelled, at whatever moment, leaves no program behind, and the session goes on."""
-    mark = bench.tag()
+    mark = bench.name()
     for moment in (0.0, 0.001, 0.003, 0.01):
 
         async def start() -> None:
             async with await device.start(bench.script(f": {mark}; {LONG}; :")):
                 await trio.sleep_forever()
 
-        await bench.cancelled("start", start, after=moment)
+        await cancelled("start", start, after=moment)
 
     async def none() -> bool:
         return not [each for each in await device.processes() if mark in each.command]
@@ -269,8 +268,8 @@ async def start_cancelled(bench: Bench, device: Exec) -> None:
 @BOOK.of(Exec, "deadline", Level.GOLD)
 async def deadline(bench: Bench, device: Exec) -> None:
     """A program that exceeds its deadline is ended, tag or not, and its caller gets DeadlineExceeded."""
-    mark = bench.tag()
-    await bench.refused(
+    mark = bench.name()
+    await refused(
         "a program with a deadline",
         DeadlineExceeded,
         lambda: run(device, bench.script(f": {mark}; {LONG}; :", tag=f"{mark}.late"), deadline=0.5),
@@ -293,7 +292,7 @@ async def terminal(bench: Bench, device: Exec) -> None:
         await process.send(b"\n")
         require(b"22 77" in await _read(process, b"22 77"), "the terminal did not change its size")
     async with await device.start(bench.script("test -t 1 && echo yes; sleep 1")) as process:
-        await bench.refused(
+        await refused(
             "resizing without a terminal", WrongState, lambda: process.resize(TerminalSize(columns=80, rows=24))
         )
 

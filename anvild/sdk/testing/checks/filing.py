@@ -12,8 +12,9 @@ import trio
 from ...capabilities import Files
 from ...errors import AlreadyExists, InvalidArgument, NotFound
 from ...values import Entry, EntryType
-from ..bench import Bench, described, leaf, valid
+from ..bench import Bench
 from ..rules import Broken, Level, require
+from ..trying import cancelled, described, leaf, refused, valid
 from .book import BOOK
 
 CHUNK = 64 * 1024
@@ -78,9 +79,9 @@ async def mkdirs(bench: Bench, device: Files) -> None:
     made = await device.mkdir(f"{folder}/a/b/c")
     valid(made, Entry, "mkdir")
     require((made.path, made.type) == (f"{folder}/a/b/c", EntryType.DIRECTORY), f"mkdir returned {made}")
-    await bench.refused("mkdir of a directory", AlreadyExists, lambda: device.mkdir(f"{folder}/a/b"))
+    await refused("mkdir of a directory", AlreadyExists, lambda: device.mkdir(f"{folder}/a/b"))
     await device.write(f"{folder}/file", _chunks(b"x"))
-    await bench.refused("mkdir of a file", AlreadyExists, lambda: device.mkdir(f"{folder}/file"))
+    await refused("mkdir of a file", AlreadyExists, lambda: device.mkdir(f"{folder}/file"))
 
 
 @BOOK.of(Files, "parents", Level.SILVER)
@@ -99,9 +100,7 @@ async def removes(bench: Bench, device: Files) -> None:
     await device.write(f"{folder}/file", _chunks(b"data"))
     for name in ("file", "tree"):
         await device.remove(f"{folder}/{name}")
-        await bench.refused(
-            f"remove of what is not there ({name})", NotFound, partial(device.remove, f"{folder}/{name}")
-        )
+        await refused(f"remove of what is not there ({name})", NotFound, partial(device.remove, f"{folder}/{name}"))
     require(not await device.list(folder), "something is left")
 
 
@@ -109,10 +108,10 @@ async def removes(bench: Bench, device: Files) -> None:
 async def missing(bench: Bench, device: Files) -> None:
     """A path that there is not raises NotFound, of every verb that needs one."""
     path = f"{await bench.folder(device)}/missing/file"
-    await bench.refused("read of a missing file", NotFound, lambda: _read(device, path))
-    await bench.refused("stat of a missing file", NotFound, lambda: device.stat(path))
-    await bench.refused("list of a missing directory", NotFound, lambda: device.list(path))
-    await bench.refused("remove of a missing file", NotFound, lambda: device.remove(path))
+    await refused("read of a missing file", NotFound, lambda: _read(device, path))
+    await refused("stat of a missing file", NotFound, lambda: device.stat(path))
+    await refused("list of a missing directory", NotFound, lambda: device.list(path))
+    await refused("remove of a missing file", NotFound, lambda: device.remove(path))
 
 
 @BOOK.of(Files, "wrong-input", Level.SILVER)
@@ -122,13 +121,13 @@ async def wrong_input(bench: Bench, device: Files) -> None:
     folder = await bench.folder(device)
     await device.write(f"{folder}/file", _chunks(b"data"))
     for path in ("relative/file", f"{folder}/nul\0"):
-        await bench.refused(f"read of {path!r}", InvalidArgument, partial(_read, device, path))
-        await bench.refused(f"stat of {path!r}", InvalidArgument, partial(device.stat, path))
-        await bench.refused(f"write of {path!r}", InvalidArgument, partial(device.write, path, _chunks(b"data")))
-    await bench.refused("read of a directory", InvalidArgument, lambda: _read(device, folder))
-    await bench.refused("write of a directory", InvalidArgument, lambda: device.write(folder, _chunks(b"data")))
-    await bench.refused("list of a file", InvalidArgument, lambda: device.list(f"{folder}/file"))
-    await bench.refused("list to depth 0", InvalidArgument, lambda: device.list(folder, depth=0))
+        await refused(f"read of {path!r}", InvalidArgument, partial(_read, device, path))
+        await refused(f"stat of {path!r}", InvalidArgument, partial(device.stat, path))
+        await refused(f"write of {path!r}", InvalidArgument, partial(device.write, path, _chunks(b"data")))
+    await refused("read of a directory", InvalidArgument, lambda: _read(device, folder))
+    await refused("write of a directory", InvalidArgument, lambda: device.write(folder, _chunks(b"data")))
+    await refused("list of a file", InvalidArgument, lambda: device.list(f"{folder}/file"))
+    await refused("list to depth 0", InvalidArgument, lambda: device.list(folder, depth=0))
 
 
 @BOOK.of(Files, "odd-names", Level.SILVER)
@@ -191,10 +190,10 @@ async def write_cancelled(bench: Bench, device: Files) -> None:
         yield b"half " * CHUNK
         await trio.sleep_forever()
 
-    await bench.cancelled("write", lambda: device.write(f"{folder}/file", stuck()))
+    await cancelled("write", lambda: device.write(f"{folder}/file", stuck()))
     await _empty(device, folder)
     await device.write(f"{folder}/file", _chunks(b"old"))
-    await bench.cancelled("write", lambda: device.write(f"{folder}/file", stuck()))
+    await cancelled("write", lambda: device.write(f"{folder}/file", stuck()))
     require(await _read(device, f"{folder}/file") == b"old", "a cancelled write changed the file")
     await device.remove(f"{folder}/file")
     await _empty(device, folder)
@@ -212,7 +211,7 @@ async def read_let_go(bench: Bench, device: Files) -> None:
         require(data.startswith(await stream.receive_some(100)), "the file begins otherwise")
         await stream.aclose()
         await stream.aclose()
-    await bench.cancelled("read", lambda: _read(device, f"{folder}/file"), after=0.001)
+    await cancelled("read", lambda: _read(device, f"{folder}/file"), after=0.001)
     require(_hash(await _read(device, f"{folder}/file")) == _hash(data), "the file changed")
 
 

@@ -10,8 +10,9 @@ from ...capabilities import Exec, Files, Measure, Mend, Pause, Power, Rehearsal
 from ...driver import Session
 from ...errors import CapabilityMissing, NotFound
 from ...values import Remedy, Sample
-from ..bench import Bench, limited, valid
+from ..bench import Bench
 from ..rules import Level, NotApplicable, require
+from ..trying import limited, refused, valid
 from .book import BOOK
 
 REBOOT_SECONDS = 300.0
@@ -104,13 +105,13 @@ async def mend_wrong_input(bench: Bench, driver: Mend) -> None:
     listed = await driver.remedies(device.identity)
     for remedy in Remedy:
         if remedy not in listed:
-            await bench.refused(
+            await refused(
                 f"mend by {remedy}",
                 CapabilityMissing,
                 partial(driver.mend, device.identity, remedy),
             )
-    await bench.refused("remedies of no device", NotFound, lambda: driver.remedies("no-such-device"))
-    await bench.refused("mend of no device", NotFound, lambda: driver.mend("no-such-device", Remedy.RECONNECT))
+    await refused("remedies of no device", NotFound, lambda: driver.remedies("no-such-device"))
+    await refused("mend of no device", NotFound, lambda: driver.mend("no-such-device", Remedy.RECONNECT))
 
 
 @BOOK.of(Rehearsal, "real-ones", Level.BRONZE)

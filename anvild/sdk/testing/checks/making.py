@@ -18,8 +18,9 @@ from ...errors import (
     ResourceExhausted,
 )
 from ...values import DeviceFact, DeviceStatus, Template
-from ..bench import Bench, limited, valid
+from ..bench import Bench
 from ..rules import Broken, Level, NotApplicable, require
+from ..trying import limited, refused, valid
 from .book import BOOK
 
 
@@ -49,7 +50,7 @@ async def creates(bench: Bench, maker: Provision) -> None:
             async with bench.driver.open(device, bench.lease()):
                 pass
 
-        await bench.refused("open of a destroyed device", (DeviceLost, NotFound), call)
+        await refused("open of a destroyed device", (DeviceLost, NotFound), call)
 
 
 @BOOK.of(Provision, "create-twice", Level.SILVER)
@@ -85,7 +86,7 @@ async def wrong_input(bench: Bench, maker: Provision) -> None:
     """An unknown template raises NotFound, and more memory or processors than any host has are no crash."""
     request = await bench.request(bench.name())
     unknown = msgspec.structs.replace(request, template="no-such-template")
-    await bench.refused("create from an unknown template", NotFound, lambda: maker.create(unknown))
+    await refused("create from an unknown template", NotFound, lambda: maker.create(unknown))
     huge = msgspec.structs.replace(request, disk=2**60)
     try:
         await limited("create with a huge disk", 120, lambda: maker.create(huge))
@@ -107,7 +108,7 @@ async def another_template(bench: Bench, maker: Provision) -> None:
         if not others:
             raise NotApplicable("there is one template only")
         other = msgspec.structs.replace(request, template=others[0])
-        await bench.refused("create with an identity in use", AlreadyExists, lambda: maker.create(other))
+        await refused("create with an identity in use", AlreadyExists, lambda: maker.create(other))
         async with bench.session(device):
             pass
 
@@ -141,7 +142,7 @@ async def full(bench: Bench, maker: Provision) -> None:
             await bench.device()
         for name in names[: slots - taken]:
             await bench.make(name)
-        await bench.refused("create without a slot", ResourceExhausted, lambda: bench.make(names[-1]))
+        await refused("create without a slot", ResourceExhausted, lambda: bench.make(names[-1]))
         if slots > taken:
             await bench.destroy(names[0])
             await bench.make(names[-1])
@@ -162,7 +163,7 @@ async def suspends(bench: Bench, maker: Suspend) -> None:
             resumed = await limited("resume", 120, lambda: maker.resume(device.identity))
         require(resumed.identity == device.identity, f"resume returned {resumed.identity!r}")
         await _check_mark(bench, resumed)
-    await bench.refused("suspend of no device", NotFound, lambda: maker.suspend("no-such-device"))
+    await refused("suspend of no device", NotFound, lambda: maker.suspend("no-such-device"))
 
 
 @BOOK.of(Snapshot, "snapshot", Level.BRONZE, seconds=600)
@@ -197,24 +198,22 @@ async def snapshot_wrong_input(bench: Bench, maker: Snapshot) -> None:
     """A snapshot of no device and the removal of no template raise NotFound; a name in use raises AlreadyExists, one
     that is a path InvalidArgument."""
     name = bench.name()
-    await bench.refused("snapshot of no device", NotFound, lambda: maker.snapshot("no-such-device", name))
-    await bench.refused("removal of no template", NotFound, lambda: maker.remove_template(name))
+    await refused("snapshot of no device", NotFound, lambda: maker.snapshot("no-such-device", name))
+    await refused("removal of no template", NotFound, lambda: maker.remove_template(name))
     request = await bench.request(name)
     async with _Made(bench) as device:
-        await bench.refused(
+        await refused(
             "a template's name in use",
             (AlreadyExists, PermissionDenied),
             lambda: maker.snapshot(device.identity, request.template),
         )
-        await bench.refused(
-            "a name that is a path", InvalidArgument, lambda: maker.snapshot(device.identity, "../../name")
-        )
+        await refused("a name that is a path", InvalidArgument, lambda: maker.snapshot(device.identity, "../../name"))
 
 
 @BOOK.of(ImageBuild, "unknown", Level.SILVER)
 async def unknown_recipe(bench: Bench, maker: ImageBuild) -> None:
     """Building an image without a recipe raises NotFound."""
-    await bench.refused("building of no recipe", NotFound, lambda: maker.build_image("no-such-recipe", _unheard))
+    await refused("building of no recipe", NotFound, lambda: maker.build_image("no-such-recipe", _unheard))
 
 
 async def _unheard(line: str) -> None:

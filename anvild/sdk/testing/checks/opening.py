@@ -8,9 +8,10 @@ from ...capabilities import SESSION_CAPABILITIES
 from ...driver import Session
 from ...errors import AnvilError, CapabilityMissing, DeviceLost, InvalidArgument, NotFound, Unavailable, WrongState
 from ...values import DeviceFact, DeviceStatus
-from ..bench import CLEAN_SECONDS, Bench, limited, valid
+from ..bench import Bench
 from ..leaks import no_growth
 from ..rules import Level, require
+from ..trying import CLEAN_SECONDS, cancelled, limited, refused, valid
 from .book import BOOK
 
 CYCLES = 100
@@ -73,7 +74,7 @@ async def unknown_device(bench: Bench) -> None:
         async with bench.driver.open(stranger, bench.lease()):
             pass
 
-    await bench.refused("open of an unknown device", (DeviceLost, NotFound, Unavailable, WrongState), call)
+    await refused("open of an unknown device", (DeviceLost, NotFound, Unavailable, WrongState), call)
 
 
 @BOOK.rule("open.own-errors-pass", Level.SILVER)
@@ -109,7 +110,7 @@ async def open_cancelled(bench: Bench) -> None:
             async with bench.session():
                 await trio.sleep_forever()
 
-        await bench.cancelled("a session", stay, after=moment)
+        await cancelled("a session", stay, after=moment)
     async with bench.session():
         pass
 

@@ -13,9 +13,10 @@ import trio
 from ...apps import Apps, AppTests, Attachments, CrashReports, Logs, Ports, Screen
 from ...errors import AlreadyExists, AnvilError, InvalidArgument, NotFound, PermissionDenied, Unavailable, WrongState
 from ...values import App, Attachment, TestCase, TestProgress, TestRequest, TestStatus, TestSummary
-from ..bench import Bench, limited, valid
+from ..bench import Bench
 from ..profile import AppProfile, TestsProfile
 from ..rules import Broken, Level, require
+from ..trying import cancelled, limited, refused, valid
 from .book import BOOK
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -47,9 +48,7 @@ async def installs(bench: Bench, device: Apps) -> None:
         require(made is None or made.identifier == app.identifier, f"install_app returned {made}")
         require(app.identifier in await _names(device), "the app is not listed after its installation")
         await _install(device, app.package)
-        await bench.refused(
-            "installing without replace", AlreadyExists, lambda: _install(device, app.package, replace=False)
-        )
+        await refused("installing without replace", AlreadyExists, lambda: _install(device, app.package, replace=False))
         await limited("launch_app", 60, lambda: device.launch_app(app.identifier))
         for _ in range(2):
             await limited("stop_app", 60, lambda: device.stop_app(app.identifier))
@@ -64,10 +63,10 @@ async def installs(bench: Bench, device: Apps) -> None:
 @BOOK.of(Apps, "unknown", Level.SILVER)
 async def unknown(bench: Bench, device: Apps) -> None:
     """Verbs on an app that is not installed raise NotFound."""
-    await bench.refused("uninstalling no app", NotFound, lambda: device.uninstall_app(NO_APP))
-    await bench.refused("launching no app", NotFound, lambda: device.launch_app(NO_APP))
-    await bench.refused("stopping no app", NotFound, lambda: device.stop_app(NO_APP))
-    await bench.refused("clearing no app", NotFound, lambda: device.clear_app(NO_APP))
+    await refused("uninstalling no app", NotFound, lambda: device.uninstall_app(NO_APP))
+    await refused("launching no app", NotFound, lambda: device.launch_app(NO_APP))
+    await refused("stopping no app", NotFound, lambda: device.stop_app(NO_APP))
+    await refused("clearing no app", NotFound, lambda: device.clear_app(NO_APP))
 
 
 @BOOK.of(Apps, "broken-package", Level.SILVER)
@@ -76,7 +75,7 @@ async def broken_package(bench: Bench, device: Apps) -> None:
     before = await _names(device)
     broken = bench.profile.app.broken if bench.profile.app else None
     data = await trio.to_thread.run_sync(broken.read_bytes) if broken else bytes(range(256)) * 64
-    await bench.refused(
+    await refused(
         "installing what is no package", InvalidArgument, lambda: device.install_app(_chunks(data), size=len(data))
     )
     require(await _names(device) == before, "something was installed")
@@ -93,7 +92,7 @@ async def install_cancelled(bench: Bench, device: Apps) -> None:
         yield data[: len(data) // 2]
         await trio.sleep_forever()
 
-    await bench.cancelled("install_app", lambda: device.install_app(stuck(), size=len(data)))
+    await cancelled("install_app", lambda: device.install_app(stuck(), size=len(data)))
     require(app.identifier not in await _names(device), "half an app is installed")
 
 
@@ -183,7 +182,7 @@ async def tests_cancelled(bench: Bench, device: AppTests) -> None:
         await trio.lowlevel.checkpoint()
 
     request = TestRequest(target=tests.target, app=tests.app, arguments=tests.arguments)
-    await bench.cancelled("run_tests", lambda: device.run_tests(request, report), after=0.3)
+    await cancelled("run_tests", lambda: device.run_tests(request, report), after=0.3)
     summary = await limited("run_tests", TEST_SECONDS, lambda: device.run_tests(request, report))
     require(summary.complete, f"after a run that was cancelled, the runner said: {summary.reason}")
 
@@ -201,9 +200,9 @@ async def records(bench: Bench) -> None:
     """A recording has at least one part, which can be fetched; starting twice and stopping nothing raise WrongState."""
     async with bench.session() as session:
         screen = session.require(Screen)
-        await bench.refused("stopping no recording", WrongState, screen.stop_recording)
+        await refused("stopping no recording", WrongState, screen.stop_recording)
         await limited("start_recording", 60, screen.start_recording)
-        await bench.refused("recording twice", WrongState, screen.start_recording)
+        await refused("recording twice", WrongState, screen.start_recording)
         await trio.sleep(1)
         parts = await limited("stop_recording", 120, screen.stop_recording)
         valid(list(parts), list[Attachment], "stop_recording")
@@ -235,7 +234,7 @@ async def log_since(bench: Bench, device: Logs) -> None:
     async def wrong() -> bytes:
         return await _log(device, since="no such mark")
 
-    await bench.refused("a mark that is none", InvalidArgument, wrong)
+    await refused("a mark that is none", InvalidArgument, wrong)
 
 
 @BOOK.of(Logs, "follow", Level.GOLD)
@@ -247,7 +246,7 @@ async def follows(bench: Bench, device: Logs) -> None:
         await _whole(await device.logs(since=mark, follow=True))
         raise Broken("a log that is followed came to an end")
 
-    await bench.cancelled("following the log", follow, after=0.5)
+    await cancelled("following the log", follow, after=0.5)
     await limited("reading the log", 60, lambda: _log(device, since=mark))
 
 
@@ -255,9 +254,9 @@ async def follows(bench: Bench, device: Logs) -> None:
 async def closed_port(bench: Bench, device: Ports) -> None:
     """A port on which nothing listens raises Unavailable; one that there cannot be, InvalidArgument."""
     port = bench.profile.ports.closed
-    await bench.refused("connecting to a closed port", Unavailable, lambda: device.connect_port(port))
+    await refused("connecting to a closed port", Unavailable, lambda: device.connect_port(port))
     for wrong in (-1, 70_000):
-        await bench.refused(f"port {wrong}", InvalidArgument, partial(device.connect_port, wrong))
+        await refused(f"port {wrong}", InvalidArgument, partial(device.connect_port, wrong))
 
 
 @BOOK.of(Ports, "connect", Level.SILVER)
@@ -283,7 +282,7 @@ async def reverses(bench: Bench) -> None:
         ports = session.require(Ports)
         chosen = await limited("reverse_port", 30, lambda: ports.reverse_port(0, 9))
         require(0 < chosen < 65536, f"the device chose port {chosen}")
-        await bench.refused("a port that is taken", AlreadyExists, lambda: ports.reverse_port(chosen, 10))
+        await refused("a port that is taken", AlreadyExists, lambda: ports.reverse_port(chosen, 10))
     async with bench.session() as session:
         again = await limited("reverse_port", 30, lambda: session.require(Ports).reverse_port(chosen, 9))
         require(again == chosen, f"port {chosen} was asked for, and {again} came back")
@@ -307,7 +306,7 @@ async def lists_reports(bench: Bench) -> None:
 async def unknown_attachment(bench: Bench, device: Attachments) -> None:
     """A reference that is none raises NotFound or InvalidArgument, and no path of the host is one."""
     for reference in ("no such reference", "/etc/passwd", "../../etc/passwd"):
-        await bench.refused(
+        await refused(
             f"fetching {reference!r}",
             (NotFound, InvalidArgument, PermissionDenied),
             partial(device.fetch, reference),

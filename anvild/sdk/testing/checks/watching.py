@@ -10,8 +10,9 @@ import trio
 from ...capabilities import Exec, Files, Rehearsal
 from ...errors import DeviceLost, NotFound, Unavailable, WrongState
 from ...values import DeviceFact, DeviceStatus, Sighting
-from ..bench import Bench, described, leaf, limited, valid
+from ..bench import Bench
 from ..rules import Level, NotApplicable, require
+from ..trying import described, leaf, limited, refused, valid
 from .book import BOOK
 
 ADDRESS = re.compile(r"^/|^[\w.\[\]:-]+:\d{2,5}$")
@@ -90,7 +91,7 @@ async def twice(bench: Bench, rehearsal: Rehearsal) -> None:
     await limited("unplug", 30, lambda: rehearsal.unplug(device.identity))
     await _plug(bench, rehearsal, device)
     await limited("plug", 30, lambda: rehearsal.plug(device.identity))
-    await bench.refused("unplug of an unknown device", NotFound, lambda: rehearsal.unplug("no-such-device"))
+    await refused("unplug of an unknown device", NotFound, lambda: rehearsal.unplug("no-such-device"))
 
 
 @BOOK.of(Rehearsal, "away", Level.SILVER)
@@ -99,7 +100,7 @@ async def away(bench: Bench, rehearsal: Rehearsal) -> None:
     device = await bench.device()
     await _unplug(bench, rehearsal, device)
     try:
-        await bench.refused(
+        await refused(
             "open of a device that is away",
             (DeviceLost, Unavailable, WrongState),
             lambda: _open(bench, device),
