@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
@@ -20,7 +21,7 @@ import trio
 import trio.testing
 
 from anvild.core.artifacts import Artifacts, open_artifacts
-from anvild.core.engine import Actor, Engine, Run, RunRequest
+from anvild.core.engine import Actor, Engine, InProcess, Run, RunRequest
 from anvild.core.events import EventFilter, EventLog
 from anvild.core.settings import EngineSettings
 from anvild.core.store import Store
@@ -100,6 +101,9 @@ class FakeDevice:
             capabilities=self.capabilities,
             handle=f"handle-of-{self.identity}",
         )
+
+    def session(self, fact: DeviceFact) -> Session:
+        return FakeSession(fact, self)
 
 
 class Lab:
@@ -234,7 +238,7 @@ class FakeDriver(Driver, Provision):
             self.lab.violations.append(f"{fact.identity} was opened twice")
         device.sessions += 1
         try:
-            yield FakeSession(fact, device)
+            yield device.session(fact)
         finally:
             device.sessions -= 1
 
@@ -583,7 +587,7 @@ async def run_engine(
         store=store,
         events=events,
         artifacts=artifacts,
-        drivers={name: lambda name=name: lab.driver(name) for name in names},  # type: ignore[misc]
+        drivers={name: InProcess(partial(lab.driver, name)) for name in names},
         host=host,
         settings=msgspec.structs.replace(EngineSettings(), **settings),
         workloads={workload.kind: workload for workload in workloads},
