@@ -47,6 +47,7 @@ __all__ = [
     "MemberTeam",
     "PersonMe",
     "Pipeline",
+    "PipelineInput",
     "PipelineList",
     "Plugin",
     "PluginList",
@@ -60,6 +61,11 @@ __all__ = [
     "RunStateAnswer",
     "SessionAnswer",
     "SessionBody",
+    "Upload",
+    "UploadAnswer",
+    "UploadList",
+    "UploadListQuery",
+    "UploadQuery",
 ]
 
 Uuid = Annotated[str, Meta(extra_json_schema={"format": "uuid"})]
@@ -128,7 +134,8 @@ class Run(Wire, frozen=True, kw_only=True):
 
 
 class RunCreateBody(Wire, frozen=True, kw_only=True):
-    """``metadata.parameters`` and ``metadata.env`` give values to the pipeline; the rest is kept as it is."""
+    """``metadata.parameters`` and ``metadata.env`` give values to the pipeline, ``metadata.inputs`` names uploads;
+    ``metadata.pipeline`` is a pipeline of the caller's own (its text is not kept); the rest is kept as it is."""
 
     pipeline: Name
     device_id: UUID | UnsetType = UNSET
@@ -313,6 +320,41 @@ class ArtifactQuery(Wire, frozen=True, kw_only=True):
     token: str | UnsetType = UNSET
 
 
+class Upload(Wire, frozen=True, kw_only=True):
+    """A file that somebody has brought for runs."""
+
+    id: Uuid
+    name: str
+    media_type: str
+    size: int
+    sha256: str
+    created_at: Moment
+
+
+class UploadAnswer(Wire, frozen=True, kw_only=True):
+    """One upload."""
+
+    upload: Upload
+
+
+class UploadList(Wire, frozen=True, kw_only=True):
+    """Uploads, newest first."""
+
+    uploads: list[Upload]
+
+
+class UploadQuery(Wire, frozen=True, kw_only=True):
+    """``name`` is the file's, for people."""
+
+    name: Annotated[str, Meta(min_length=1, max_length=255)]
+
+
+class UploadListQuery(Wire, frozen=True, kw_only=True):
+    """``sha256`` is of the content, in hexadecimal."""
+
+    sha256: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")] | UnsetType = UNSET
+
+
 class Event(Wire, frozen=True, kw_only=True):
     """A fact that has happened. Ids grow: who has seen one can read all after it."""
 
@@ -340,6 +382,13 @@ class EventQuery(Wire, frozen=True, kw_only=True):
     kind: str | UnsetType = UNSET
 
 
+class PipelineInput(Wire, frozen=True, kw_only=True):
+    """A file that a run of a pipeline brings."""
+
+    description: str
+    required: bool
+
+
 class Pipeline(Wire, frozen=True, kw_only=True):
     """A pipeline that can be named in ``POST /runs``, or the reason why it cannot."""
 
@@ -348,6 +397,7 @@ class Pipeline(Wire, frozen=True, kw_only=True):
     platforms: tuple[str, ...]
     capabilities: tuple[str, ...]
     parameters: dict[str, str | None]
+    inputs: dict[str, PipelineInput]
     steps: int
     problem: str | None
 

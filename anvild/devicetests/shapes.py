@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+from anvild.core.artifacts import Artifact
 from anvild.core.engine import Device, DriverInfo, Finding, Run, RunState
 from anvild.core.identity import ApiKey, Principal
 from anvild.core.plugins import PluginInfo
@@ -24,6 +25,7 @@ __all__ = [
     "principal_shape",
     "run_shape",
     "state_shape",
+    "upload_shape",
 ]
 
 Status = Literal["queued", "running", "passed", "failed", "cancelled"]
@@ -170,6 +172,7 @@ def pipeline_shape(listed: Listed) -> wire.Pipeline:
             platforms=(),
             capabilities=(),
             parameters={},
+            inputs={},
             steps=0,
             problem=listed.problem,
         )
@@ -180,8 +183,24 @@ def pipeline_shape(listed: Listed) -> wire.Pipeline:
         platforms=needs.platforms,
         capabilities=needs.capabilities,
         parameters={name: parameter.default for name, parameter in pipeline.parameters.items()},
-        steps=len(pipeline.steps) + len(pipeline.always),
+        inputs={
+            name: wire.PipelineInput(description=each.description, required=each.required)
+            for name, each in pipeline.inputs.items()
+        },
+        steps=sum(len(steps) for _, steps in pipeline.sections()),
         problem=None,
+    )
+
+
+def upload_shape(artifact: Artifact) -> wire.Upload:
+    """Return an upload."""
+    return wire.Upload(
+        id=artifact.id,
+        name=artifact.name,
+        media_type=artifact.media_type,
+        size=artifact.size,
+        sha256=artifact.sha256,
+        created_at=artifact.stored_at,
     )
 
 

@@ -17,6 +17,7 @@ from anvild.web.request import CookieNames
 from ..hands import Hands
 from ..pipelines import Catalogue
 from ..service import PipelineRuns
+from ..uploads import Uploads
 from .artifacts import add_artifacts
 from .audit import add_audit
 from .auth import add_device_auth, add_sessions
@@ -27,6 +28,7 @@ from .hands import add_hands
 from .keys import add_keys
 from .lab import add_lab
 from .runs import add_runs, touched
+from .uploads import add_uploads
 
 __all__ = ["make_mount"]
 
@@ -59,7 +61,8 @@ def make_mount(services: Services) -> Mount:
         max_body=settings.web.max_body,
     )
     catalogue = Catalogue([path / "pipelines" for path in config_path(settings)])
-    runs = PipelineRuns(engine.runs, catalogue)
+    uploads = Uploads(services.get(Artifacts), limit=settings.web.max_upload)
+    runs = PipelineRuns(engine.runs, catalogue, uploads)
     hands = Hands(engine)
     cap = settings.devicetests.device_cap
     remembered = Remembered(touched)
@@ -67,6 +70,7 @@ def make_mount(services: Services) -> Mount:
     add_runs(api, runs, catalogue, remembered)
     add_events(api, runs, services.get(EventLog))
     add_artifacts(api, runs, services.get(Artifacts))
+    add_uploads(api, uploads, max_upload=settings.web.max_upload)
     add_devices(api, identity, engine.devices, default_cap=cap)
     add_hands(api, hands, engine.devices, max_upload=settings.web.max_upload)
     add_keys(api, identity)

@@ -10,6 +10,7 @@ from msgspec import UNSET
 
 from anvild.core.engine import Actor, Run
 from anvild.core.errors import FieldProblem, InvalidRequest
+from anvild.core.identity import require
 from anvild.sdk import Event, NotFound
 from anvild.web.api import Api
 from anvild.web.remembered import Remembered
@@ -28,7 +29,7 @@ JSON = "application/json"
 Change = Callable[[str, str, Actor], Awaitable[Run]]
 
 
-QUIET = frozenset({"run.output", "run.step", "run.log", "run.phase"})
+QUIET = frozenset({"run.output", "run.test", "run.step", "run.log", "run.phase"})
 """Events after which a run is shown as before."""
 
 
@@ -58,6 +59,8 @@ def add_runs(api: Api, runs: PipelineRuns, catalogue: Catalogue, remembered: Rem
         body: wire.RunCreateBody = request.body
         device_id = str(body.device_id) if isinstance(body.device_id, UUID) else None
         metadata = None if body.metadata is UNSET else body.metadata
+        if metadata and "pipeline" in metadata:
+            require(request.principal, "devices:use")
         try:
             run = await runs.submit(
                 team_of(request), body.pipeline, device_id=device_id, metadata=metadata, by=actor_of(request)
@@ -73,7 +76,8 @@ def add_runs(api: Api, runs: PipelineRuns, catalogue: Catalogue, remembered: Rem
         create_run,
         summary="Queue a new run.",
         description="The pipeline is frozen into the run as it is written now. Without a device the scheduler picks "
-        "one that can run it, or has one made.",
+        "one that can run it, or has one made. `metadata.inputs` names the uploads that the pipeline needs; "
+        "`metadata.pipeline` is a pipeline of one's own, for which `devices:use` is needed too.",
         tags=TAGS,
         answers={202: wire.RunAnswer},
         errors={400: "The body is not as expected, or there is no such pipeline or device."},
