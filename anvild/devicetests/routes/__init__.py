@@ -5,6 +5,7 @@ from __future__ import annotations
 from anvild.core.artifacts import Artifacts
 from anvild.core.engine import Engine
 from anvild.core.events import EventLog
+from anvild.core.grades import Grades
 from anvild.core.identity import Identity
 from anvild.core.plugins import Plugins
 from anvild.core.settings import Settings, config_path
@@ -77,5 +78,5 @@ def make_mount(services: Services) -> Mount:
     add_audit(api, identity)
     add_device_auth(api, identity, engine.devices, default_cap=cap)
     add_sessions(api, identity, secure=settings.web.public_url.startswith("https://"))
-    add_lab(api, hands, services.get(Plugins))
+    add_lab(api, hands, services.get(Plugins), Grades(settings.data_dir))
     return api.mount(run=hands.run)

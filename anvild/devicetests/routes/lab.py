@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import trio
+
+from anvild.core.grades import Grades
 from anvild.core.plugins import Plugins
 from anvild.web.api import Api
 from anvild.web.request import Answer, Request
@@ -17,7 +20,7 @@ __all__ = ["add_lab"]
 TAGS = ("Lab",)
 
 
-def add_lab(api: Api, hands: Hands, plugins: Plugins) -> None:
+def add_lab(api: Api, hands: Hands, plugins: Plugins, grades: Grades) -> None:
     """Add the operations that tell of the lab itself."""
 
     @api.get(
@@ -40,7 +43,8 @@ def add_lab(api: Api, hands: Hands, plugins: Plugins) -> None:
         contract=False,
     )
     async def list_plugins(_: Request) -> wire.PluginList:
-        return wire.PluginList(plugins=[plugin_shape(info) for info in plugins.listing()])
+        found = await trio.to_thread.run_sync(grades.shown, plugins.listing())
+        return wire.PluginList(plugins=[plugin_shape(info) for info in found])
 
     document: list[dict[str, object]] = []
 
