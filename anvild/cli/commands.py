@@ -31,6 +31,7 @@ COMMANDS: tuple[tuple[str, str, Group, str], ...] = (
     ("logout", "anvild.cli.login:logout", LAB, "Forget a saved connection."),
     ("bootstrap", "anvild.cli.bootstrap:bootstrap", MACHINE, "Make the first user, team and keys of a daemon."),
     ("image", "anvild.cli.image:app", MACHINE, "Build the images that devices are made from."),
+    ("driver", "anvild.cli.driver:app", MACHINE, "Write a driver, check it, drive it by hand."),
     ("backup", "anvild.cli.maintenance:backup", MACHINE, "Write everything that must be kept to one file."),
     ("restore", "anvild.cli.maintenance:restore", MACHINE, "Bring a backup back into an empty data directory."),
     ("check-config", "anvild.cli.checkconfig:check_config", MACHINE, "Check the configuration and show it."),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +15,7 @@ from ..capabilities import DRIVER_CAPABILITIES
 from ..values import Description
 from .bench import Bench
 from .checks import RULES
-from .places import Place, Setup
+from .places import Place, temporary_setup
 from .profile import Profile
 from .rules import NotApplicable, Report, Result, Rule, Verdict
 from .trying import DESCRIBE_SECONDS, described, leaf, limited, valid
@@ -47,34 +45,22 @@ async def examine(
     It takes as long as the device needs; on a fast one, some ten seconds.
     """
     profile = profile or Profile()
-    root = Path(await trio.to_thread.run_sync(tempfile.mkdtemp, "", "anvil-conformance-"))
-    setup = Setup(
-        state_dir=root / "state",
-        cache_dir=root / "cache",
-        settings={**profile.settings, **(settings or {})},
-        data_path=data_path,
-    )
-    for folder in (setup.state_dir, setup.cache_dir):
-        folder.mkdir(mode=0o700)
     results: list[Result] = []
-    try:
-        with _watchdog(on_hang) as watching:
-            async with trio.open_nursery() as nursery:
-                bench = Bench(place, profile, setup, nursery)
-                told = await _describe(bench)
-                try:
-                    for rule in rules:
-                        with watching(rule):
-                            result = await _try(bench, rule)
-                        results.append(result)
-                        if on_result is not None:
-                            on_result(result)
-                finally:
-                    with trio.CancelScope(shield=True):
-                        await _end(bench)
-    finally:
-        with trio.CancelScope(shield=True):
-            await trio.to_thread.run_sync(lambda: shutil.rmtree(root, ignore_errors=True))
+    chosen = {**profile.settings, **(settings or {})}
+    async with temporary_setup(chosen, data_path) as setup, trio.open_nursery() as nursery:
+        bench = Bench(place, profile, setup, nursery)
+        told = await _describe(bench)
+        try:
+            with _watchdog(on_hang) as watching:
+                for rule in rules:
+                    with watching(rule):
+                        result = await _try(bench, rule)
+                    results.append(result)
+                    if on_result is not None:
+                        on_result(result)
+        finally:
+            with trio.CancelScope(shield=True):
+                await _end(bench)
     return Report(
         driver=told.name if told else place.name,
         version=told.version if told else "unknown",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -9,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import trio
 
 from ..driver import Driver, DriverContext
 from ..errors import InvalidArgument
 
-__all__ = ["InProcess", "Place", "Setup"]
+__all__ = ["InProcess", "Place", "Setup", "temporary_setup"]
 
 
 class Setup(msgspec.Struct, frozen=True, kw_only=True):
@@ -24,6 +27,20 @@ class Setup(msgspec.Struct, frozen=True, kw_only=True):
     settings: dict[str, Any] = {}
     host: str = "conformance"
     data_path: tuple[Path, ...] = ()
+
+
+@asynccontextmanager
+async def temporary_setup(settings: dict[str, Any], data_path: tuple[Path, ...] = ()) -> AsyncIterator[Setup]:
+    """Have directories for a driver that are removed at the end, with all that it left in them."""
+    root = Path(await trio.to_thread.run_sync(tempfile.mkdtemp, "", "anvil-driver-"))
+    try:
+        setup = Setup(state_dir=root / "state", cache_dir=root / "cache", settings=settings, data_path=data_path)
+        for folder in (setup.state_dir, setup.cache_dir):
+            await trio.Path(folder).mkdir(mode=0o700)
+        yield setup
+    finally:
+        with trio.CancelScope(shield=True):
+            await trio.to_thread.run_sync(lambda: shutil.rmtree(root, ignore_errors=True))
 
 
 class Place(ABC):
