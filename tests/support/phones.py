@@ -44,8 +44,7 @@ from anvild.sdk import (
     TestSummary,
     WrongState,
 )
-
-from .lab import FakeDevice, FakeDriver, FakeSession, Lab
+from tests.support.lab import FakeDevice, FakeDriver, FakeSession, Lab
 
 __all__ = ["PHONE", "PNG", "Phone", "PhoneSession", "Scripted", "package", "phone_driver", "plug_phone"]
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,7 +15,7 @@ import msgspec
 import pytest
 import trio
 
-from anvild.devicetests.pipelines import Frozen, freeze, parse
+from anvild.devicetests.pipelines import Frozen, Given, freeze, parse
 from anvild.devicetests.workload import PipelineWorkload
 from anvild.sdk import (
     AlreadyExists,
@@ -37,6 +38,8 @@ from anvild.sdk import (
     Stream,
     TerminalSize,
 )
+from tests.support.lab import Lab as Hardware
+from tests.support.phones import Phone, PhoneSession, plug_phone
 
 KEPT = 100_000
 
@@ -118,6 +121,10 @@ class Machine:
 
     def session(self) -> MachineSession:
         return MachineSession(self)
+
+    def forget(self) -> None:
+        self.started.clear()
+        self.jobs.clear()
 
     async def ended(self) -> None:
         """Wait until every process has ended and all of its output is there."""
@@ -232,6 +239,20 @@ def _entry(path: Path) -> Entry:
     )
 
 
+@dataclass
+class Handset:
+    """A phone in the place of the machine."""
+
+    phone: Phone
+
+    def session(self) -> PhoneSession:
+        return PhoneSession(self.phone.fact(), self.phone)
+
+    def forget(self) -> None:
+        self.phone.wiped()
+        self.phone.requests.clear()
+
+
 class Crash(Exception):
     """The daemon dies here."""
 
@@ -254,7 +275,7 @@ class Recorder:
     or just ``after`` it."""
 
     def __init__(
-        self, run: RunInfo, session: MachineSession, kept: Kept, crash_at: int = -1, after: bool = False
+        self, run: RunInfo, session: MachineSession | PhoneSession, kept: Kept, crash_at: int = -1, after: bool = False
     ) -> None:
         self.run = run
         self.session = session
@@ -295,6 +316,18 @@ class Recorder:
         await self._act(lambda: self.kept.artifacts.update({name: content}))
         return name
 
+    @asynccontextmanager
+    async def open_artifact(self, artifact_id: str) -> AsyncIterator[AsyncIterator[bytes]]:
+        if artifact_id not in self.kept.artifacts:
+            raise NotFound(f"there is no artifact {artifact_id}")
+
+        async def pieces() -> AsyncGenerator[bytes, None]:
+            for at in range(0, len(data := self.kept.artifacts[artifact_id]), 1000):
+                yield data[at : at + 1000]
+
+        async with aclosing(pieces()) as content:
+            yield content
+
     async def checkpoint(
         self, state: Any, *, kind: str | None = None, data: Mapping[str, Any] | None = None, phase: str | None = None
     ) -> None:
@@ -327,13 +360,16 @@ class Lab:
 
     crash: ClassVar[type[Exception]] = Crash
 
-    machine: Machine
+    machine: Machine | Handset
     kept: Kept = field(default_factory=Kept)
+    files: dict[str, bytes] = field(default_factory=dict)
 
     def frozen(self, document: str, **metadata: Any) -> Frozen:
-        return freeze(parse(document, name="test", file="test.toml"), metadata)
+        inputs = {name: Given(artifact=name, name=f"{name}.pkg", size=len(data)) for name, data in self.files.items()}
+        return freeze(parse(document, name="test", file="test.toml"), metadata, inputs)
 
     def context(self, frozen: Frozen, *, crash_at: int = -1, after: bool = False) -> Recorder:
+        self.kept.artifacts.update(self.files)
         run = RunInfo(
             run_id="0190-run",
             attempt=1,
@@ -349,8 +385,7 @@ class Lab:
     def forget(self) -> None:
         """Begin as if nothing had been."""
         self.kept = Kept()
-        self.machine.started.clear()
-        self.machine.jobs.clear()
+        self.machine.forget()
 
     async def run(self, document: str, **metadata: Any) -> Outcome:
         return await PipelineWorkload().run(self.context(self.frozen(document, **metadata)))
@@ -359,3 +394,19 @@ class Lab:
 @pytest.fixture
 async def lab(nursery: trio.Nursery) -> Lab:
     return Lab(Machine(nursery))
+
+
+@pytest.fixture
+def hardware() -> Hardware:
+    return Hardware()
+
+
+@pytest.fixture
+def phone(hardware: Hardware) -> Phone:
+    return plug_phone(hardware, "p1")
+
+
+@pytest.fixture
+async def phones(phone: Phone) -> Lab:
+    """Runs pipelines on the phone. What is in ``files`` is the run's inputs."""
+    return Lab(Handset(phone))

@@ -8,7 +8,17 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from anvild.devicetests.pipelines import Catalogue, ExecStep, Frozen, Pipeline, PipelineError, freeze, parse
+from anvild.devicetests.pipelines import (
+    Catalogue,
+    ExecStep,
+    Frozen,
+    Given,
+    Pipeline,
+    PipelineError,
+    examine,
+    freeze,
+    parse,
+)
 from anvild.devicetests.pipelines.catalogue import UnknownPipeline
 from anvild.devicetests.pipelines.text import MissingValue, fill, locate
 from anvild.sdk import Severity
@@ -107,6 +117,58 @@ def test_a_mistake_is_refused_with_its_place(old: str, new: str, message: str) -
     assert message in refusal(old, new)
 
 
+@pytest.mark.parametrize(
+    ("step", "message"),
+    [
+        ('verb = "install"\ninput = "ap"', "line 16: the pipeline has no input 'ap'; did you mean 'app'?"),
+        ('verb = "push"\npath = "/x"\ninput = "app"\ntext = ""', "either 'text' or 'base64' or 'input'"),
+        ('verb = "wait"\nname = "w"', "line 14: a wait step has either 'path' or 'seconds'"),
+        ('verb = "wait"\nseconds = 60', "line 16: the step is given up after its timeout of 60 s"),
+        ('verb = "assert"\nvalue = "x"', "an assert step has 'equals', 'contains' or 'matches'"),
+        ('verb = "assert"\nvalue = "x"\nmatches = "("', "line 17: '(' is no regular expression"),
+        ('verb = "test"\ntarget = "x"\nexpect = { max_tests = 0 }', "line 17: 'max_tests' is less than 'min_tests'"),
+        ('verb = "logs"\nsince = "first"', "line 16: no step before this one is called 'first'; known are run"),
+        ('verb = "finding"\nname = "run"\ntitle = "x"', "no step can be called 'run': that is the run itself"),
+        ('verb = "instal"\ninput = "app"', "line 15: unknown verb 'instal'; did you mean 'install'?"),
+        ('verb = "test"\ntarget = "x"\nexpect = { max_test = 0 }', "unknown key 'max_test'; did you mean 'max_tests'?"),
+    ],
+)
+def test_a_mistake_in_a_verb_for_apps_is_refused(step: str, message: str) -> None:
+    assert message in refusal("[[steps]]", f"[inputs.app]\n[[steps]]\n{step}\n[[steps]]")
+
+
+def test_all_problems_are_told_at_once_and_in_order() -> None:
+    document = SMALL.replace('"exec"', '"exce"', 1).replace("title", "titel").replace("pattern", "patern")
+    pipeline, problems = examine(document, name="small", file="small.toml")
+    assert pipeline is None
+    assert [str(problem).partition(";")[0] for problem in problems] == [
+        "small.toml, line 11: unknown key 'patern'",
+        "small.toml, line 14: unknown verb 'exce'",
+        "small.toml, line 22: unknown key 'titel'",
+    ]
+    with pytest.raises(PipelineError, match=r"'pattern'\? \(and 2 more: see anvil pipeline check\)"):
+        parse(document, name="small", file="small.toml")
+    contradictory = SMALL.replace("[a-z ]+", "[").replace("{{ said }}", "{{ sayed }}")
+    assert [problem.line for problem in examine(contradictory, name="small", file="x")[1]] == [11, 22]
+
+
+def test_what_a_verb_needs_is_asked_of_the_device() -> None:
+    text = "".join(
+        f"[[{part}]]\nverb = {verb!r}\n{keys}\n"
+        for part, verb, keys in (
+            ("steps", "wait", "seconds = 1"),
+            ("steps", "launch", "app = 'x'"),
+            ("steps", "test", "target = 'x'"),
+            ("steps", "reboot", ""),
+            ("on_failure", "record", ""),
+            ("always", "logs", ""),
+            ("always", "crash_reports", ""),
+        )
+    )
+    needs = parse(text, name="all", file="all.toml").requirements().capabilities
+    assert needs == ("app_tests", "apps", "attachments", "crash_reports", "logs", "power", "screen")
+
+
 def test_a_captured_value_is_known_only_after_its_step() -> None:
     early = "[[steps]]\nverb = 'finding'\ntitle = '{{ said }}'\n\n[[steps]]"
     assert "nothing is called 'said'" in refusal("[[steps]]", early)
@@ -153,6 +215,16 @@ def test_values_that_do_not_fit_are_refused(metadata: dict[str, object], message
 def test_a_parameter_without_default_must_be_given() -> None:
     with pytest.raises(PipelineError, match="needs the parameter 'word'"):
         freeze(small('default = "hello"\n', ""), {})
+
+
+def test_inputs_are_bound() -> None:
+    pipeline = small("[[steps]]", "[inputs.app]\n[inputs.data]\nrequired = false\n[[steps]]")
+    app = Given(artifact="a1", name="app.apk", size=7)
+    assert freeze(pipeline, {}, {"app": app}).inputs == {"app": app}
+    with pytest.raises(PipelineError, match="needs the input 'app': upload the file"):
+        freeze(pipeline, {})
+    with pytest.raises(PipelineError, match="has no input 'ap'; did you mean 'app'"):
+        freeze(pipeline, {}, {"ap": app})
 
 
 async def test_the_catalogue_reads_files_when_they_change(tmp_path: Path) -> None:
