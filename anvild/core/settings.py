@@ -18,6 +18,7 @@ import msgspec
 __all__ = [
     "DEFAULT_CONFIG",
     "DevicetestSettings",
+    "DriverHosting",
     "EngineSettings",
     "IdentitySettings",
     "PluginSettings",
@@ -26,6 +27,7 @@ __all__ = [
     "StoreSettings",
     "WebSettings",
     "config_path",
+    "driver_hosting",
     "load_settings",
 ]
 
@@ -36,6 +38,8 @@ Positive = Annotated[int, msgspec.Meta(ge=1)]
 Seconds = Annotated[float, msgspec.Meta(gt=0)]
 Days = Annotated[float, msgspec.Meta(gt=0)]
 Size = Annotated[int, msgspec.Meta(ge=1024)]
+Memory = Annotated[int, msgspec.Meta(ge=32 * 2**20)]
+Word = Annotated[str, msgspec.Meta(min_length=1)]
 
 
 class SettingsError(Exception):
@@ -84,6 +88,10 @@ class EngineSettings(Section, frozen=True):
     max_running: Annotated[Positive, msgspec.Meta(description="runs that execute at the same time")] = 64
     run_deadline: Annotated[Seconds, msgspec.Meta(description="seconds a run may take when it states none")] = 3600.0
     person_lease: Annotated[Seconds, msgspec.Meta(description="seconds a person may hold a device unused")] = 3600.0
+    hold_above_celsius: Annotated[float, msgspec.Meta(description="a device hotter than this gets no new work")] = 45.0
+    hold_below_percent: Annotated[
+        float, msgspec.Meta(ge=0, le=100, description="a device with less charge gets no new work")
+    ] = 10.0
 
 
 class DevicetestSettings(Section, frozen=True):
@@ -100,9 +108,28 @@ class PluginSettings(Section, frozen=True):
     ] = ()
 
 
+class DriverHosting(Section, frozen=True):
+    """The daemon's own keys in ``[drivers.NAME]``; all others are the driver's."""
+
+    enabled: Annotated[bool, msgspec.Meta(description="false turns the driver off")] = True
+    isolation: Annotated[
+        Literal["none", "process"], msgspec.Meta(description="`process` runs the driver in a process of its own")
+    ] = "none"
+    command: Annotated[
+        tuple[Word, ...],
+        msgspec.Meta(description="program that is the driver, in any language; no plugin of the name is needed"),
+    ] = ()
+    memory: Annotated[Memory, msgspec.Meta(description="bytes of memory that the driver's process may use")] = 2**30
+
+    @property
+    def isolated(self) -> bool:
+        """Whether the driver runs in a process of its own."""
+        return self.isolation == "process" or bool(self.command)
+
+
 class Settings(Section, frozen=True):
-    """All settings. ``drivers`` holds one table for each driver, checked against the driver's own settings type;
-    ``enabled = false`` in it turns the driver off."""
+    """All settings. ``drivers`` holds one table for each driver: the daemon's own keys are those of
+    :class:`DriverHosting`, the rest is checked against the driver's own settings type."""
 
     data_dir: Annotated[Path, msgspec.Meta(description="where everything that must be kept lies")] = Path(
         "/var/lib/anvild"
@@ -134,6 +161,20 @@ class Settings(Section, frozen=True):
     def store_url(self) -> str:
         """The database's URL: the setting, or SQLite in the data directory."""
         return self.store.url or f"sqlite:///{self.data_dir / 'anvild.sqlite'}"
+
+
+def driver_hosting(settings: Settings, name: str) -> DriverHosting:
+    """Return the daemon's own keys of a driver's table.
+
+    :raises SettingsError: with the key and what was expected.
+    """
+    known = DriverHosting.__struct_fields__
+    table = {key: value for key, value in settings.drivers.get(name, {}).items() if key in known}
+    try:
+        return msgspec.convert(table, DriverHosting)
+    except msgspec.ValidationError as error:
+        message, _, where = str(error).partition(" - at `$")
+        raise SettingsError(f"drivers.{name}{where.rstrip('`')}: {message[0].lower()}{message[1:]}") from None
 
 
 def config_path(settings: Settings) -> tuple[Path, ...]:

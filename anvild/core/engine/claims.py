@@ -12,6 +12,7 @@ from anvild.core.clock import utcnow
 from anvild.sdk import Requirements
 
 from . import journal
+from .condition import Limits, held_back
 from .journal import demand_of, note
 from .leases import Holder, grant, grant_slot
 from .queue import (
@@ -79,6 +80,7 @@ _free = (
         devices.c.capabilities,
         devices.c.team_id,
         devices.c.fence,
+        devices.c.facts,
     )
     .where(
         devices.c.host == bindparam("host"),
@@ -119,7 +121,8 @@ _take = (
 
 class Supply(msgspec.Struct, frozen=True):
     """What this host can offer, as the loop knows it: its drivers, the devices that they see now, and those that
-    rest after a failure. ``limit`` is how many runs may execute here at the same time."""
+    rest after a failure. ``limit`` is how many runs may execute here at the same time, ``limits`` when a device is held
+    back."""
 
     host: str
     incarnation: str
@@ -127,6 +130,7 @@ class Supply(msgspec.Struct, frozen=True):
     present: frozenset[str]
     resting: frozenset[str]
     limit: int
+    limits: Limits = Limits()
 
 
 class Grant(msgspec.Struct, frozen=True):
@@ -180,7 +184,10 @@ def _free_devices(conn: Connection, supply: Supply) -> list[FreeDevice]:
     return [
         FreeDevice(row.id, row.driver, row.name, row.platform, frozenset(row.capabilities), row.team_id, row.fence)
         for row in conn.execute(_free, {"host": supply.host})
-        if row.id in supply.present and row.driver in ready and row.id not in supply.resting
+        if row.id in supply.present
+        and row.driver in ready
+        and row.id not in supply.resting
+        and held_back(row.facts, supply.limits) is None
     ]
 
 

@@ -22,6 +22,7 @@ from anvild.sdk import DeviceFact, DeviceRequest, Event, NotFound, Session, Work
 
 from . import journal
 from .claims import Grant, Supply
+from .condition import Limits
 from .devices import Devices
 from .execution import Execution
 from .guard import Fences
@@ -186,6 +187,7 @@ class Engine:
                 present=frozenset(device for each in hosted for device in each.sightings.present.values()),
                 resting=frozenset(self._rests),
                 limit=self._settings.max_running,
+                limits=Limits(self._settings.hold_above_celsius, self._settings.hold_below_percent),
             )
         return self._supply_now
 

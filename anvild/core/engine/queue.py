@@ -61,7 +61,7 @@ class Lane(msgspec.Struct):
 
 class FreeDevice(msgspec.Struct, frozen=True):
     """A device that may be leased now (or, for :func:`why_not`, any device). ``holder`` is the person who has it, with
-    the team in which they do."""
+    the team in which they do; ``held`` is why it is held back for its own good."""
 
     device_id: str
     driver: str
@@ -76,6 +76,7 @@ class FreeDevice(msgspec.Struct, frozen=True):
     made_to_order: bool = False
     holder: str | None = None
     holder_team: str | None = None
+    held: str | None = None
 
 
 class DriverSupply(msgspec.Struct, frozen=True):
@@ -229,6 +230,8 @@ def _obstacle(device: FreeDevice, team_id: str, drivers: Mapping[str, DriverSupp
     if device.holder is not None:
         holder = device.holder if device.holder_team == team_id else "somebody of another team"
         return f"the device {device.name!r} is held by {holder}"
+    if device.held is not None:
+        return f"the device {device.name!r} is held back: {device.held}"
     if not device.here:
         return None  # its own host knows how its driver is
     if not device.driver:

@@ -12,6 +12,7 @@ from anvild.sdk import DeviceStatus
 
 from . import journal
 from .claims import Supply, queued, waiting_lanes
+from .condition import held_back
 from .devices import left
 from .persist import persist
 from .queue import FreeDevice, can_make, fits, why_not
@@ -39,7 +40,7 @@ def why_waiting(conn: Connection, run_id: str, supply: Supply) -> str | None:
     if row.state != RunState.QUEUED:
         return None
     demand = journal.demand_of(row)
-    known = _all_devices(conn, supply.host)
+    known = _all_devices(conn, supply)
     obstacle = why_not(demand, row.team_id, known, supply.drivers)
     if obstacle is not None:
         return obstacle
@@ -56,7 +57,7 @@ def _tell_heads(supply: Supply, conn: Connection) -> None:
     lanes = waiting_lanes(conn)
     if not lanes:
         return
-    known = _all_devices(conn, supply.host)
+    known = _all_devices(conn, supply)
     for lane in lanes:
         if lane.head is None:
             continue
@@ -70,7 +71,7 @@ def _tell_heads(supply: Supply, conn: Connection) -> None:
             journal.note(conn, journal.run_row(conn, lane.head.run_id), "waiting", data={"reason": reason})
 
 
-def _all_devices(conn: Connection, host: str) -> Sequence[FreeDevice]:
+def _all_devices(conn: Connection, supply: Supply) -> Sequence[FreeDevice]:
     held = and_(leases.c.device_id == devices.c.id, leases.c.released_at.is_(None), leases.c.run_id.is_(None))
     rows = conn.execute(
         select(devices, leases.c.holder, leases.c.team_id.label("holder_team"))
@@ -88,10 +89,11 @@ def _all_devices(conn: Connection, host: str) -> Sequence[FreeDevice]:
             row.fence,
             row.status,
             row.quarantine,
-            row.host == host,
+            row.host == supply.host,
             row.made_to_order,
             row.holder,
             row.holder_team,
+            held_back(row.facts, supply.limits),
         )
         for row in rows
     ]
