@@ -1,0 +1,1 @@
+"""A client of the adb server, spoken to by its own socket protocol: no adb process per command."""
