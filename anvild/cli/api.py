@@ -87,9 +87,11 @@ class Api:
         """Remove something."""
         return await self._call("DELETE", path)
 
-    async def upload(self, path: str, source: AsyncIterable[bytes], /, **query: object) -> Document:
-        """Send a byte stream to where it shall lie."""
-        async with self._stream("PUT", path, query=query, content=source) as response:
+    async def upload(
+        self, path: str, source: AsyncIterable[bytes], /, *, method: str = "PUT", **query: object
+    ) -> Document:
+        """Send a byte stream to where it shall lie, or with ``POST`` to be kept under a new id."""
+        async with self._stream(method, path, query=query, content=source) as response:
             return _document(await response.aread())
 
     @asynccontextmanager

@@ -23,7 +23,7 @@ COMMANDS: tuple[tuple[str, str, Group, str], ...] = (
     ("runs", "anvild.cli.runs:app", WORK, "List runs, look into one, cancel, pause, fetch what it left."),
     ("devices", "anvild.cli.devices:app", WORK, "List devices, make them, use them by hand."),
     ("events", "anvild.cli.events:events", WORK, "Show what happened, and follow what happens."),
-    ("pipelines", "anvild.cli.lab:pipelines", LAB, "List the pipelines that can be run."),
+    ("pipelines", "anvild.cli.pipeline:app", LAB, "List the pipelines that can be run, check files of them."),
     ("drivers", "anvild.cli.lab:drivers", LAB, "List the drivers and how they are."),
     ("plugins", "anvild.cli.lab:plugins", LAB, "List the plugins that the daemon found."),
     ("keys", "anvild.cli.keys:app", LAB, "List, create and revoke API keys."),
@@ -38,7 +38,7 @@ COMMANDS: tuple[tuple[str, str, Group, str], ...] = (
     ("completion", "anvild.cli.completion:app", MACHINE, "Complete words in your shell."),
 )
 
-ALIASES = {"devices": "device"}
+ALIASES = {"devices": "device", "pipelines": "pipeline"}
 
 
 @hookimpl

@@ -1,29 +1,12 @@
-"""What the lab can do: ``anvil pipelines``, ``anvil drivers``, ``anvil plugins``."""
+"""What the lab is made of: ``anvil drivers``, ``anvil plugins``."""
 
 from __future__ import annotations
 
 from .api import connect
 from .context import Ctx
-from .wire import DriverInfo, Pipeline, Plugin, read_all
+from .wire import DriverInfo, Plugin, read_all
 
-__all__ = ["drivers", "pipelines", "plugins"]
-
-
-async def pipelines(*, context: Ctx) -> None:
-    """List the pipelines that can be run."""
-    async with connect(context) as api:
-        answer = await api.get("/pipelines")
-    if context.output.json:
-        context.output.document(answer)
-        return
-    context.output.table(
-        ["name", "parameters", "description"],
-        [
-            (each.name, " ".join(sorted(each.parameters)), each.problem or each.description)
-            for each in read_all(answer, "pipelines", Pipeline)
-        ],
-        empty="There are no pipelines.",
-    )
+__all__ = ["drivers", "plugins"]
 
 
 async def drivers(*, context: Ctx) -> None:

@@ -6,8 +6,9 @@ import os
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path, PurePosixPath
+from typing import Protocol
 
 import httpx2
 import trio
@@ -17,7 +18,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColum
 from .exits import ExitCode, Failure
 from .output import Output, plain
 
-__all__ = ["Bar", "copy_out", "inside", "progress", "read_file", "save"]
+__all__ = ["Bar", "copy_out", "inside", "place", "progress", "read_file", "save"]
 
 CHUNK = 256 * 1024
 
@@ -63,24 +64,43 @@ async def save(response: httpx2.Response, path: Path, output: Output) -> int:
     The bytes go to a temporary file beside it, which is renamed at the end; cancelled or broken, nothing is left.
     """
     length = response.headers.get("Content-Length")
+    with progress(output, path.name, int(length) if length else None) as bar:
+        async with _appearing(path) as file:
+            try:
+                async for chunk in response.aiter_raw():
+                    await file.write(chunk)
+                    bar.advance(len(chunk))
+            except httpx2.TransportError as error:
+                reason = f"{path.name}: the connection broke: {error}"
+                raise Failure(ExitCode.UNREACHABLE, "cut_short", reason) from None
+    return bar.count
+
+
+async def place(path: Path, data: bytes) -> None:
+    """Write a small file, whole or not at all."""
+    async with _appearing(path) as file:
+        await file.write(data)
+
+
+class _Writable(Protocol):
+    async def write(self, data: bytes, /) -> int: ...
+
+
+@asynccontextmanager
+async def _appearing(path: Path) -> AsyncIterator[_Writable]:
+    """A temporary file to write to, which is at ``path`` after the block, or gone after an error."""
     await trio.Path(path.parent).mkdir(parents=True, exist_ok=True)
     descriptor, temporary = await trio.to_thread.run_sync(
         lambda: tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     )
     try:
-        with progress(output, path.name, int(length) if length else None) as bar:
-            async with trio.wrap_file(os.fdopen(descriptor, "wb")) as file:
-                async for chunk in response.aiter_raw():
-                    await file.write(chunk)
-                    bar.advance(len(chunk))
+        async with trio.wrap_file(os.fdopen(descriptor, "wb")) as file:
+            yield file
         await trio.Path(temporary).rename(path)
-    except BaseException as error:
+    except BaseException:
         with trio.CancelScope(shield=True):
             await trio.Path(temporary).unlink(missing_ok=True)
-        if isinstance(error, httpx2.TransportError):
-            raise Failure(ExitCode.UNREACHABLE, "cut_short", f"{path.name}: the connection broke: {error}") from None
         raise
-    return bar.count
 
 
 async def copy_out(response: httpx2.Response) -> int:

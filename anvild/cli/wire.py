@@ -18,6 +18,7 @@ __all__ = [
     "Plugin",
     "Run",
     "RunState",
+    "Upload",
     "read",
     "read_all",
 ]
@@ -83,6 +84,12 @@ class Artifact(Wire, frozen=True):
     created_at: datetime
 
 
+class Upload(Wire, frozen=True):
+    """A file that the daemon keeps for runs."""
+
+    id: str
+
+
 class Key(Wire, frozen=True):
     """An API key without its text."""
 
@@ -108,6 +115,7 @@ class Pipeline(Wire, frozen=True):
     name: str
     description: str = ""
     parameters: dict[str, str | None] = {}
+    inputs: dict[str, Any] = {}
     problem: str | None = None
 
 
