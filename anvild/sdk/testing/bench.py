@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any, TypeVar
 
 import msgspec
@@ -12,6 +12,7 @@ import trio
 
 from ..capabilities import DRIVER_CAPABILITIES, Exec, Files, Provision, run
 from ..driver import Driver, Session
+from ..errors import NotFound
 from ..values import Command, Completed, Description, DeviceFact, DeviceRequest, DeviceStatus, Lease, Sighting
 from ..verbs import Capability
 from .places import Place, Setup
@@ -129,7 +130,8 @@ class Bench:
         self._life: Life | None = None
         self._broken: BaseException | None = None
         self._fence = 0
-        self._made: set[str] = set()
+        self.made: set[str] = set()
+        """Identities of the devices that were made and must be destroyed."""
         self._identity = f"conformance-{secrets.token_hex(4)}"
         self._scratch: str | None = None
         self._absent = False
@@ -251,7 +253,7 @@ class Bench:
     async def make(self, identity: str, template: str | None = None) -> DeviceFact:
         """Make a device; it is destroyed at the end of the check at the latest."""
         provision = self.driver_as(Provision)
-        self._made.add(identity)
+        self.made.add(identity)
         request = await self.request(identity, template)
         return await limited("provision.create", 120, lambda: provision.create(request))
 
@@ -271,7 +273,7 @@ class Bench:
         """Destroy a device that was made."""
         provision = self.driver_as(Provision)
         await limited("provision.destroy", 60, lambda: provision.destroy(identity))
-        self._made.discard(identity)
+        self.made.discard(identity)
 
     @asynccontextmanager
     async def session(self, device: DeviceFact | None = None) -> AsyncIterator[Session]:
@@ -321,13 +323,14 @@ class Bench:
     async def clear_away(self) -> None:
         """Leave the device as it was found, and destroy the devices that were made."""
         self.cleared = True
-        if self._scratch is None and not self._made:
+        if self._scratch is None and not self.made:
             return
         await self.ready()
         with trio.move_on_after(LETTING_GO_SECONDS):
             if self._scratch is not None:
                 async with self.session() as session:
-                    await session.require(Files).remove(self._scratch)
+                    with suppress(NotFound):  # a device that was cleaned has it no more
+                        await session.require(Files).remove(self._scratch)
                 self._scratch = None
-        for identity in sorted(self._made):
+        for identity in sorted(self.made):
             await self.destroy(identity)
