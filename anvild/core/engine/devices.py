@@ -125,6 +125,63 @@ class Devices:
 
         return await self._store.write(job)
 
+    async def enrol(
+        self,
+        *,
+        team_id: str,
+        driver: str,
+        identity: str,
+        platform: str,
+        cap: int | None = None,
+        by: Actor = SYSTEM,
+    ) -> Device:
+        """Return the team's device with this identity, which comes to the lab by itself through ``driver``.
+
+        One that was registered by hand is it when its id is the identity, or its metadata has it as ``udid``. A new one
+        is ``provisioning`` until the driver sees it. Raises CapReached when the team has ``cap`` devices already,
+        Conflict for a device of another team and for one that was retired.
+        """
+        device_id = new_id()
+
+        def job(conn: Connection) -> Device:
+            where = (devices.c.driver == driver, devices.c.host == self._host, devices.c.identity == identity)
+            row = conn.execute(select(devices).where(*where)).one_or_none()
+            if row is not None:
+                if row.team_id != team_id:
+                    raise Conflict(f"the device {identity!r} belongs to another team")
+                if row.status == DeviceStatus.RETIRED:
+                    raise Conflict(f"the device {identity!r} was retired, and does not come back")
+                return device_from(row)
+            mine = conn.execute(
+                select(devices).where(devices.c.team_id == team_id, devices.c.status != DeviceStatus.RETIRED)
+            ).all()
+            for row in mine:
+                if row.driver is None and identity in (row.id, (row.metadata or {}).get("udid")):
+                    _set(conn, row, driver=driver, identity=identity, platform=platform, host=self._host)
+                    device_event(conn, row, "enrolled", by=by, audit=True)
+                    return device_from(device_row(conn, row.id))
+            if cap is not None and sum(not row.made_to_order for row in mine) >= cap:
+                raise CapReached(f"the team's plan allows {cap} devices", cap=cap)
+            conn.execute(
+                insert(devices).values(
+                    **_new_device(device_id, self._host, identity[:120]),
+                    driver=driver,
+                    identity=identity,
+                    platform=platform,
+                    capabilities=[],
+                    facts={},
+                    status=DeviceStatus.PROVISIONING,
+                    team_id=team_id,
+                    made_to_order=False,
+                    by_hand=False,
+                )
+            )
+            row = device_row(conn, device_id)
+            device_event(conn, row, "enrolled", by=by, audit=True)
+            return device_from(row)
+
+        return await self._store.write(job)
+
     async def retire(self, device_id: str, by: Actor = SYSTEM) -> Device:
         """Take a device out of the lab for good. A run on it ends as with a lost device; runs that ask for it fail.
 

@@ -20,7 +20,7 @@ from .signing_keys import SignedToken, SigningKeys
 from .tables import device_tokens
 from .values import NOWHERE, Origin, Principal
 
-__all__ = ["DeviceTokens", "RevocationList"]
+__all__ = ["DeviceTokens", "RevocationList", "check_udid"]
 
 _LIFETIME = timedelta(hours=24)
 
@@ -30,6 +30,14 @@ class RevocationList(msgspec.Struct, frozen=True, kw_only=True):
 
     jti: tuple[str, ...]
     generated_at: datetime
+
+
+def check_udid(udid: str) -> str:
+    """Return the identity of a device when it can be one. Raises InvalidRequest."""
+    if not (1 <= len(udid) <= 200 and udid.isprintable()):
+        expected = "1 to 200 printable characters"
+        raise InvalidRequest(f"a device's udid has {expected}", (FieldProblem("body.device.udid", expected),))
+    return udid
 
 
 class DeviceTokens:
@@ -52,9 +60,7 @@ class DeviceTokens:
         Raises InvalidRequest for a wrong identity, Forbidden for a principal without a team. Whether the principal
         may do ``devices:connect`` is for the caller to ask first.
         """
-        if not (1 <= len(udid) <= 200 and udid.isprintable()):
-            expected = "1 to 200 printable characters"
-            raise InvalidRequest(f"a device's udid has {expected}", (FieldProblem("body.device.udid", expected),))
+        check_udid(udid)
         team_id = by.team_id
         if team_id is None:
             raise Forbidden("a device needs a team, and this credential has none")

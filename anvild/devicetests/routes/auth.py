@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from anvild.core.clock import utcnow
-from anvild.core.engine import Devices
-from anvild.core.errors import CapReached, Unauthenticated
+from anvild.core.engine import Actor, Devices
+from anvild.core.errors import Unauthenticated
+from anvild.core.helpers import HelperDriver
 from anvild.core.identity import Credentials, Identity, Principal, require
+from anvild.core.identity.device_tokens import check_udid
 from anvild.web.api import Api
 from anvild.web.request import Answer, Cookie, Request
 
@@ -27,7 +29,12 @@ def add_device_auth(api: Api, identity: Identity, devices: Devices, *, default_c
         description="The token is bound to the UDID and ends after 24 hours; rotate it before.",
         tags=TAGS,
         answers={200: wire.DeviceHandshakeResponse},
-        errors={400: "The body is not as expected.", 401: "Invalid/revoked API key", 402: "Plan device cap reached"},
+        errors={
+            400: "The body is not as expected.",
+            401: "Invalid/revoked API key",
+            402: "Plan device cap reached",
+            409: "The device belongs to another team, or was retired.",
+        },
         body=wire.DeviceHandshakeBody,
         limit="handshake",
     )
@@ -39,12 +46,19 @@ def add_device_auth(api: Api, identity: Identity, devices: Devices, *, default_c
         if principal is None or principal.team_id is None:
             raise Unauthenticated("the API key is not good")
         require(principal, "devices:connect")
-        device_id = await _known_device(identity, devices, principal.team_id, body.device.udid, default_cap)
+        device = await devices.enrol(
+            team_id=principal.team_id,
+            driver=HelperDriver.name,
+            identity=check_udid(body.device.udid),
+            platform=body.device.platform,
+            cap=await device_cap(identity, principal.team_id, default_cap),
+            by=Actor(principal.actor, principal.team_id, request.ip, request.user_agent),
+        )
         signed = await identity.device_tokens.issue(
             principal,
             udid=body.device.udid,
             platform=body.device.platform,
-            device_id=device_id,
+            device_id=device.id,
             origin=origin_of(request),
         )
         return wire.DeviceHandshakeResponse(token=signed.token, expires_at=signed.expires_at)
@@ -150,14 +164,3 @@ def add_sessions(api: Api, identity: Identity, *, secure: bool) -> None:
 async def _me(identity: Identity, principal: Principal) -> wire.Me:
     user = None if principal.user_id is None else await identity.users.get(principal.user_id)
     return principal_shape(principal, email=None if user is None else user.email)
-
-
-async def _known_device(identity: Identity, devices: Devices, team_id: str, udid: str, default_cap: int) -> str | None:
-    """Return the id of the team's device with this UDID, None for a new one. Raises CapReached where there is no room
-    for a new one."""
-    owned = [device for device in await devices.list(team_id) if device.team_id == team_id]
-    known = next((device.id for device in owned if device.identity == udid), None)
-    cap = await device_cap(identity, team_id, default_cap)
-    if known is None and len(owned) >= cap:
-        raise CapReached(f"the team's plan allows {cap} devices", cap=cap)
-    return known
