@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
 
 import msgspec
+import trio
 
 from anvild.sdk import DriverFault
 
@@ -17,11 +18,14 @@ __all__ = [
     "describe_properties",
     "parse_battery",
     "parse_properties",
-    "read_battery",
     "read_properties",
+    "watch_battery",
 ]
 
 PROBE_SECONDS = 20.0
+REPORT_BATTERY = "while :; do dumpsys battery; echo =====; sleep 60; done"
+END_OF_REPORT = b"=====\n"
+REPORT_LIMIT = 65536
 _PROPERTY = re.compile(r"^\[([^\]]+)\]: \[(.*?)\]$", re.MULTILINE | re.DOTALL)
 _BATTERY = re.compile(r"^\s*(level|scale|temperature|present):\s*(\S+)\s*$", re.MULTILINE)
 
@@ -101,6 +105,17 @@ async def read_properties(link: Link) -> Properties:
     return describe_properties(parse_properties((await link.shell("getprop", seconds=PROBE_SECONDS)).text))
 
 
-async def read_battery(link: Link) -> Battery:
-    """Ask a device for its charge and temperature; a device that cannot say has neither."""
-    return parse_battery((await link.shell("dumpsys battery", seconds=PROBE_SECONDS)).text)
+async def watch_battery(link: Link) -> AsyncGenerator[Battery, None]:
+    """Report a device's charge and temperature at once and then every minute, until the device goes. A device that
+    cannot say has neither. Raises DeviceLost, Unavailable."""
+    shell = await link.start(REPORT_BATTERY)
+    try:
+        said = b""
+        while (received := await shell.receive()) is not None:
+            *reports, said = (said + received[1]).split(END_OF_REPORT)
+            said = said[-REPORT_LIMIT:]
+            for report in reports:
+                yield parse_battery(report.decode("utf-8", "replace"))
+    finally:
+        with trio.CancelScope(shield=True):  # closing a socket does not wait
+            await shell.aclose()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import msgspec
@@ -14,13 +14,12 @@ from anvild.sdk import AnvilError, DeviceFact, DeviceLost, DeviceStatus, Unavail
 from .adb.client import AdbServer
 from .adb.errors import UNAUTHORIZED
 from .adb.listing import Listed
-from .facts import Battery, Properties, read_battery, read_properties
+from .facts import Battery, Properties, read_properties, watch_battery
 from .link import Link, Route
 
 __all__ = ["PLATFORM", "Fleet"]
 
 PLATFORM = "android"
-BATTERY_SECONDS = 60.0
 SHORTEST_PAUSE = 0.2
 LONGEST_PAUSE = 30.0
 
@@ -133,9 +132,13 @@ class Fleet:
                 return
             await self.changes()
 
-    async def wait_away(self, identity: str) -> None:
-        """Return when the device does not take verbs."""
-        while any(self._identity(each) == identity and each.booted for each in self._transports.values()):
+    def connections(self, identity: str) -> list[object]:
+        """Return what stands for the device's present connections, for :meth:`wait_gone`."""
+        return [each for each in self._transports.values() if self._identity(each) == identity]
+
+    async def wait_gone(self, connections: Sequence[object]) -> None:
+        """Return when none of these connections is left."""
+        while any(each in connections for each in self._transports.values()):
             await self.changes()
 
     @contextmanager
@@ -158,12 +161,11 @@ class Fleet:
 
         A device that has none now is looked for. Raises Unavailable when the server refuses.
         """
-        old = [each for each in self._transports.values() if self._identity(each) == identity]
-        for transport in old:
-            await self.server.reconnect(transport.listed.number)
+        old = self.connections(identity)
+        for number in [number for number, each in self._transports.items() if each in old]:
+            await self.server.reconnect(number)
         self.kick()
-        while any(self._transports.get(each.listed.number) is each for each in old):
-            await self.changes()
+        await self.wait_gone(old)
 
     def add_address(self, identity: str, address: str) -> None:
         """Name the device behind an address of the network."""
@@ -201,14 +203,14 @@ class Fleet:
             known.listed = each
             if each.state == "device" and not known.attended:
                 known.attended = True
-                nursery.start_soon(self._attend, known)
+                nursery.start_soon(self._attend, nursery, known)
         self._tell()
 
     def _tell(self) -> None:
         changed, self._changed = self._changed, trio.Event()
         changed.set()
 
-    async def _attend(self, transport: _Transport) -> None:
+    async def _attend(self, nursery: trio.Nursery, transport: _Transport) -> None:
         """Learn what the device behind a transport is, and then its charge now and then, until it goes."""
         pause = SHORTEST_PAUSE
         with transport.scope:
@@ -217,14 +219,17 @@ class Fleet:
                     await self._learn(transport)
                     await self._measure(transport)
                 except AnvilError as error:
-                    if transport.problem != error.message:
-                        self._log(
-                            "info", "device does not answer", transport=transport.listed.serial, why=error.message
-                        )
                     transport.problem = error.message
-                    self._tell()
+                    await self._look_again(nursery)  # which ends this task when the device has gone
+                    await trio.lowlevel.checkpoint()
+                    self._log("info", "device does not answer", transport=transport.listed.serial, why=error.message)
                 pause = min(2 * pause, LONGEST_PAUSE)
                 await trio.sleep(pause)
+
+    async def _look_again(self, nursery: trio.Nursery) -> None:
+        """Ask for the list: an adb server of before 2020 does not tell of a device in the network that has gone."""
+        with contextlib.suppress(Unavailable):  # then the server has gone too, which the end of its list tells
+            self._heard(nursery, await self.server.devices())
 
     async def _learn(self, transport: _Transport) -> None:
         number = transport.listed.number
@@ -246,15 +251,16 @@ class Fleet:
             self._tell()
 
     async def _measure(self, transport: _Transport) -> None:
+        """Hear of the charge once a minute, by a stream whose end also tells that the device has gone."""
         assert transport.route is not None
         route = transport.route
         link = Link(self.server, transport.listed.serial, lambda: route)
-        while True:
-            battery = await read_battery(link)
-            if battery != transport.battery:
-                transport.battery = battery
-                self._tell()
-            await trio.sleep(BATTERY_SECONDS)
+        async with contextlib.aclosing(watch_battery(link)) as reports:
+            async for battery in reports:
+                if battery != transport.battery:
+                    transport.battery = battery
+                    self._tell()
+        raise Unavailable(f"the device at {transport.listed.serial} ended its report")
 
     # what a transport says of a device
 

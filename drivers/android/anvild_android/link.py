@@ -42,6 +42,10 @@ class Link:
     def features(self) -> frozenset[str]:
         return self._route().features
 
+    def check(self) -> None:
+        """Raise DeviceLost or Unavailable when the device cannot be reached now."""
+        self._route()
+
     async def open(self, service: str) -> AdbStream:
         """Open a service; the caller closes the stream. Raises DeviceLost, Unavailable, InvalidArgument."""
         return await self._server.open(self._route().number, self.identity, service)

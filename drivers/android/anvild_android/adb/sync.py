@@ -87,7 +87,7 @@ class SyncStream:
         return Status(mode=mode, size=size, modified=modified, user=user, group=group)
 
     async def list(self, path: str) -> list[tuple[str, Status]]:
-        """List a directory with ``.`` and ``..``, which alone tell an empty directory from one that cannot be read."""
+        """List a directory with ``.`` and ``..``. One that cannot be read is told as one with nothing in it."""
         second = "ls_v2" in self._features
         entry, form = (b"DNT2", STAT_2) if second else (b"DENT", STAT_1)
         await self._request(b"LIS2" if second else b"LIST", path)

@@ -40,10 +40,12 @@ echo "${place:-/}/."
 """
 """Prints the deepest folder above $1 that exists."""
 
-PUT = 'mkdir -p -- "${2%/*}/" && mv -f -- "$1" "$2"'
-"""Puts the file $1 to its place $2, whose folders may be missing."""
+PUT = 'mkdir -p -- "${2%/*}/" && { chmod "$3" "$1" 2>/dev/null; mv -f -- "$1" "$2"; }'
+"""Puts the file $1 to its place $2, whose folders may be missing, with the mode $3: adbd gives all users what the
+owner has. Some file systems have no modes, which is no failure; what became of it is told by stat."""
 
 TARGETS = 'for each in "$@"; do readlink -- "$each" || echo; done'
+READABLE = '[ -r "$1" ] || { echo "Permission denied" >&2; exit 1; }'
 MAKE = """
 if [ -e "$1" ] || [ -L "$1" ]; then echo "File exists" >&2; exit 1; fi
 mkdir -p -- "$1" && chmod "$2" "$1"
@@ -104,7 +106,7 @@ class AndroidFiles(AndroidBase, Files):
             try:
                 async with self.link.sync() as sync:
                     size = await sync.write(partial, source, mode=mode & 0o7777)
-                await self._succeed(path, PUT, partial, path)
+                await self._succeed(path, PUT, partial, path, f"{mode & 0o7777:o}")
             except BaseException:
                 with trio.move_on_after(CLEAN_UP_SECONDS, shield=True), contextlib.suppress(DeviceLost, Unavailable):
                     await self.link.shell('rm -f -- "$1"', partial)
@@ -139,8 +141,8 @@ class AndroidFiles(AndroidBase, Files):
 
     async def _walk(self, sync: SyncStream, folder: str, depth: int, found: Found, *, top: bool = False) -> None:
         listed = await sync.list(f"{folder}/")
-        if top and all(name != "." for name, _ in listed):
-            raise PermissionDenied(f"the device's shell may not list {folder or '/'}")
+        if top and not listed:
+            await self._succeed(folder or "/", READABLE, f"{folder}/")
         folders = []
         for name, status in listed:
             if name in (".", ".."):

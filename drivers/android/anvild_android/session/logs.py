@@ -69,7 +69,8 @@ class AndroidLogs(AndroidBase, Logs):
     async def _present(self) -> tuple[str, str]:
         told = await self.link.succeed("the device does not tell its time", MARK)
         boot, _, time = told.partition("\n")
-        return boot.strip(), time.strip()[:MILLISECONDS].ljust(MILLISECONDS, "0")
+        seconds, _, fraction = time.strip().partition(".")
+        return boot.strip(), f"{seconds}.{fraction[:3] if fraction.isdecimal() else '000'}"
 
     async def logs(self, *, since: str | None = None, follow: bool = False) -> trio.abc.ReceiveStream:
         words = ["logcat", "-v", "threadtime"]

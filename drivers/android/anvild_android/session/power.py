@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import trio
 
-from anvild.sdk import Power, Unavailable
+from anvild.sdk import AnvilError, DeviceLost, Power, Unavailable
 
 from ..fleet import Fleet
 from .base import AndroidBase
@@ -13,6 +13,7 @@ __all__ = ["AndroidPower", "restart"]
 
 REASON = "it restarts on request"
 AWAY_SECONDS = 60.0
+REFUSED_SECONDS = 5.0
 BOOT_SECONDS = 290.0
 
 
@@ -29,16 +30,31 @@ async def restart(fleet: Fleet, identity: str) -> None:
     Raises DeviceLost when it is not there, Unavailable when it does not go, or does not come back.
     """
     with fleet.restarting(identity, REASON):
-        stream = await fleet.link(identity).open("reboot:")
-        try:
-            with trio.move_on_after(AWAY_SECONDS) as going:
-                await fleet.wait_away(identity)
-            if going.cancelled_caught:
-                raise Unavailable(f"the device {identity} was told to restart and did not")
-        finally:
-            with trio.CancelScope(shield=True):
-                await stream.aclose()
+        before = fleet.connections(identity)
+        refusal = await _ask(fleet, identity)
+        with trio.move_on_after(AWAY_SECONDS if refusal is None else REFUSED_SECONDS) as going:
+            await fleet.wait_gone(before)
+        if going.cancelled_caught:
+            raise refusal or Unavailable(f"the device {identity} was told to restart and did not")
         with trio.move_on_after(BOOT_SECONDS) as coming:
             await fleet.wait_ready(identity)
         if coming.cancelled_caught:
             raise Unavailable(f"the device {identity} did not come back within {BOOT_SECONDS:g} s of its restart")
+
+
+async def _ask(fleet: Fleet, identity: str) -> AnvilError | None:
+    """Tell a device to restart. It may be gone before it has answered: whether the error is one, its going tells."""
+    link = fleet.link(identity)
+    link.check()
+    try:
+        stream = await link.open("reboot:")
+    except (DeviceLost, Unavailable) as error:
+        return error
+    try:
+        await stream.receive_all(0)
+    except DeviceLost:
+        return None
+    finally:
+        with trio.CancelScope(shield=True):
+            await stream.aclose()
+    return None
