@@ -112,7 +112,7 @@ async def _write_results(api: Api, answer: Document, path: Path, output: Output)
             await save(response, path, output)
         return
     status = TestStatus.PASSED if run.status == "passed" else TestStatus.ERROR
-    message = f"{run.status}: {state.reason}"
+    message = f"{state.reason_code or run.status}: {state.reason}"
     case = TestCase(suite=run.pipeline, name="run", status=status, message=message)
     document = as_junit(run.pipeline, [Suite(name=run.pipeline, cases=[case])], at=datetime.now(UTC))
     await place(path, document)

@@ -46,6 +46,7 @@ class RunState(Wire, frozen=True):
 
     state: str
     phase: str | None = None
+    reason_code: str | None = None
     reason: str | None = None
     waiting: str | None = None
     attempt: int = 0

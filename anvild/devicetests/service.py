@@ -11,7 +11,7 @@ import msgspec
 import trio
 
 from anvild.core.engine import Actor, Finding, Run, RunRequest, Runs
-from anvild.core.errors import FieldProblem, InvalidRequest, TooLarge
+from anvild.core.errors import InvalidRequest, TooLarge
 from anvild.sdk import NotFound
 
 from .pipelines import MAX_FILE, Catalogue, Given, Pipeline, freeze, parse
@@ -128,5 +128,4 @@ def _is_id(text: str) -> bool:
 
 
 def _no_upload(field: str, upload_id: str) -> InvalidRequest:
-    problem = FieldProblem(f"body.metadata.{field}", "the id of an upload of your team")
-    return InvalidRequest(f"metadata.{field}: there is no upload {upload_id[:40]!r}", (problem,))
+    return InvalidRequest(f"metadata.{field}: there is no upload {upload_id[:40]!r}")

@@ -97,7 +97,8 @@ def _step(step: Step, path: PathKey) -> Iterator[Flaw]:
                 yield Flaw(path, "a wait step has either 'path' or 'seconds'")
             if step.seconds is not None and step.seconds >= step.timeout:
                 yield Flaw(
-                    (*path, "seconds"), f"the step is given up after its timeout of {step.timeout:g} s: make that longer"
+                    (*path, "seconds"),
+                    f"the step is given up after its timeout of {step.timeout:g} s: make that longer",
                 )
         case Assert():
             if step.equals is None and not step.contains and not step.matches:
