@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 import trio
@@ -49,12 +50,14 @@ class Connection:
         self._online = False
         self._token = b""
         self._asked = False
+        self._nursery: trio.Nursery | None = None
         self.features: frozenset[str] = frozenset()
 
     async def run(self) -> None:
         """Serve the connection until it ends. Cancelled, it drops it."""
         try:
             async with trio.open_nursery() as nursery:
+                self._nursery = nursery
                 nursery.start_soon(self._write)
                 await self._read(nursery)
                 nursery.cancel_scope.cancel()
@@ -165,6 +168,11 @@ class Connection:
             pass  # the host has closed the stream, and wants no more of it
         finally:
             self.release(stream)
+
+    async def spawn(self, task: Callable[..., Awaitable[None]], *arguments: object) -> None:
+        """Start a task that ends with the connection, and return when it says that it has started."""
+        assert self._nursery is not None
+        await self._nursery.start(task, *arguments)
 
     async def connect(self, destination: str) -> AdbStream | None:
         """Open a stream to something on the host; None when it refuses. The caller releases it."""

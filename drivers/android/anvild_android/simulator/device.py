@@ -61,6 +61,7 @@ class SimulatedDevice:
         try:
             async with self._root.standing(self._toolbox.names, FRONT), trio.open_nursery() as nursery:
                 self._nursery = nursery
+                await nursery.start(self._toolbox.run)
                 await nursery.start(Calls(self._root.files, self._toolbox.answer).run)
                 self.system.boot_ends()
                 await self._settle()

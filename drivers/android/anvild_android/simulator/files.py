@@ -99,6 +99,11 @@ class Files:
         with self._parent(path) as (parent, name):
             os.symlink(target, name, dir_fd=parent)
 
+    def move(self, path: str, target: str) -> None:
+        """Give a file or a folder another place, over a file that is there."""
+        with self._parent(path) as (parent, name), self._parent(target) as (new_parent, new_name):
+            os.rename(name, new_name, src_dir_fd=parent, dst_dir_fd=new_parent)
+
     def remove(self, path: str) -> None:
         """Remove a file or a link. One that is missing is no error."""
         with contextlib.suppress(FileNotFoundError), self._parent(path) as (parent, name):

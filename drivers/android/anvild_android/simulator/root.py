@@ -34,6 +34,14 @@ FOLDERS = ("local/tmp", "media/0/Download", "app", "data", "tombstones")
 DEVICES = ("null", "zero", "full", "random", "urandom")
 START_SECONDS = 10.0
 END_SECONDS = 5.0
+# What a phone has and busybox does not. A name is the program's, or with -f a part of its command line.
+_FIND = """#!/system/bin/sh
+s=-TERM; f=
+while :; do case $1 in -f) f=1;; -l) shift; s=-$1;; -?*) s=$1;; *) break;; esac; shift; done
+if [ "$f" ]; then p=$(cd /proc && grep -ls -- "$1" [0-9]*/cmdline | cut -d/ -f1 | grep -vx $$); else p=$(pidof "$1"); fi
+[ "$p" ] || exit 1
+"""
+SCRIPTS = {"pkill": f"{_FIND}exec kill $s $p\n", "pgrep": f'{_FIND}printf "%s\\n" $p\n'}
 ENVIRONMENT = {
     "PATH": "/system/bin:/system/xbin",
     "HOME": "/data/local/tmp",
@@ -103,7 +111,7 @@ class Root:
         programs = system / "bin"
         programs.mkdir(parents=True)
         listed = subprocess.run([busybox, "--list"], capture_output=True, text=True, check=True, timeout=START_SECONDS)
-        for name in {*listed.stdout.split(), "sh"} - {"busybox", *tools}:
+        for name in {*listed.stdout.split(), "sh"} - {"busybox", *tools, *SCRIPTS}:
             (programs / name).symlink_to("busybox")
         (programs / "busybox").touch()
         first, *others = tools
@@ -111,9 +119,13 @@ class Root:
         (programs / first).chmod(0o755)
         for name in others:
             (programs / name).hardlink_to(programs / first)
+        for name, script in SCRIPTS.items():
+            (programs / name).write_text(script)
+            (programs / name).chmod(0o755)
         shutil.rmtree(self._directory / "calls", ignore_errors=True)
         (self._directory / "calls").mkdir()
-        os.mkfifo(self._directory / "calls" / "door")
+        for name in ("door", "idle"):
+            os.mkfifo(self._directory / "calls" / name)
         if self._quota is None:
             for name in FOLDERS:
                 (self._directory / "data" / name).mkdir(parents=True, exist_ok=True)
@@ -227,6 +239,12 @@ class Root:
         )
         self._nursery.start_soon(process.wait)
         return process
+
+    def in_network(self, command: Sequence[str]) -> list[str]:
+        """Return what runs a program of the host in the device's network. Raises Unavailable."""
+        if not self._enter:
+            raise Unavailable("the device is switched off")
+        return [self._enter[0], "--preserve-credentials", "-t", str(self._first), "-U", "-n", *command]
 
     def signal(self, process: trio.Process, number: int) -> None:
         """Send a signal to a program that :meth:`start` has started. One that has ended is no error."""

@@ -9,6 +9,7 @@ import trio
 
 from .calls import Call
 from .connection import Connection
+from .ports import Reverses, serve_port
 from .root import Root
 from .shell import serve_exec, serve_shell
 from .streams import AdbStream
@@ -31,6 +32,7 @@ class Services:
         self._features = features
         self._tools = tools
         self._reboot = reboot
+        self._reverses = Reverses(root)
 
     async def serve(self, connection: Connection, stream: AdbStream, destination: str) -> None:
         """Serve one stream to its end. A service that is not there refuses it."""
@@ -44,6 +46,10 @@ class Services:
             await self._abb(stream, argument)
         elif kind == "sync":
             await serve_sync(self._root.files, stream)
+        elif kind in ("tcp", "local", "localabstract"):
+            await serve_port(self._root, stream, destination)
+        elif kind == "reverse":
+            await self._reverses.serve(connection, stream, argument)
         elif kind == "reboot":
             stream.accept()
             self._reboot(argument)

@@ -29,7 +29,7 @@ class DeviceSpec(msgspec.Struct, frozen=True, kw_only=True):
     ``features`` are those of the adb transport that it offers; a device of before Android 7 offers none. A device that
     is not ``authorised`` asks for a key that was approved. ``off_seconds`` is how long a reboot keeps it away, and
     ``boot_seconds`` how long it then boots with adb reachable. ``quota`` is the size of its storage in bytes, held in
-    memory; without one it is the host's disk.
+    memory; without one it is the host's disk. ``record_limit`` is how many seconds one recording may take.
     """
 
     serial: str
@@ -46,6 +46,7 @@ class DeviceSpec(msgspec.Struct, frozen=True, kw_only=True):
     boot_seconds: float = 1.0
     quota: int | None = None
     screen: tuple[int, int] = (1080, 2400)
+    record_limit: int = 180
 
 
 class TestSpec(msgspec.Struct, frozen=True, kw_only=True):

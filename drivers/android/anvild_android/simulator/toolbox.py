@@ -4,27 +4,63 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
+import trio
+
+from anvild.sdk import Unavailable
+
+from .activities import Activities
 from .calls import Call
+from .log import LEVELS, Log
+from .packages import Packages
 from .root import Root
+from .screen import Screen
 from .spec import DeviceSpec
 from .system import System
 
 __all__ = ["Toolbox"]
 
 NOT_FOUND = 20
+FAILED = 255
+
+Handler = Callable[[Call], Awaitable[int]]
 
 
 class Toolbox:
     """Answers every tool of one device."""
 
     def __init__(self, spec: DeviceSpec, root: Root, system: System) -> None:
-        self._tools: dict[str, Callable[[Call], Awaitable[int]]] = {
+        self.log = Log()
+        self._packages = Packages(spec, root, self.log)
+        self._activities = Activities(self._packages, root, self.log)
+        screen = Screen(spec, root, system.battery, lambda: self._activities.foreground)
+        self._tools: dict[str, Handler] = {
             **system.tools,
+            "am": self._activities.am,
             "cmd": self._cmd,
             "dumpsys": self._dumpsys,
+            "log": self._log,
+            "logcat": self.log.logcat,
+            "monkey": self._activities.monkey,
+            "pm": self._packages.pm,
+            "screencap": screen.screencap,
+            "screenrecord": screen.screenrecord,
         }
-        self._services = {"settings": system.tools["settings"]}
-        self._dumps: dict[str, Callable[[Call], Awaitable[int]]] = {"battery": system.dump_battery}
+        self._services: dict[str, Handler] = {
+            "activity": self._activities.am,
+            "package": self._packages.pm,
+            "settings": system.tools["settings"],
+        }
+        self._dumps: dict[str, Handler] = {
+            "battery": system.dump_battery,
+            "dropbox": self._activities.drop_box,
+            "package": self._packages.dump,
+        }
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Hold what the tools have begun, until cancelled."""
+        await self._packages.load()
+        self._booted()
+        await self._activities.run(task_status=task_status)
 
     @property
     def names(self) -> list[str]:
@@ -33,10 +69,30 @@ class Toolbox:
 
     async def answer(self, call: Call) -> int:
         """Do a tool's work and return its exit code."""
-        return await self._tools[call.tool](call)
+        try:
+            return await self._tools[call.tool](call)
+        except (ValueError, OSError, Unavailable) as error:
+            await call.complain(f"Exception occurred while executing '{call.tool}':\n{error}")
+            return FAILED
 
     def restarted(self) -> None:
         """Forget what does not outlive a reboot."""
+        self.log.clear()
+        self._activities.restarted()
+        self._booted()
+
+    def _booted(self) -> None:
+        self.log.write("boot_progress", "start", buffer="events")
+        self.log.write("SystemServer", "Entered the Android system server!", buffer="system")
+
+    async def _log(self, call: Call) -> int:
+        """``log [-p LEVEL] [-t TAG] MESSAGE``."""
+        level, tag = call.option("-p", "i").upper()[:1], call.option("-t", "log")
+        if level not in LEVELS:
+            await call.complain(f"log: bad -p '{level}'")
+            return 1
+        self.log.write(tag, " ".join(call.arguments), level=level, pid=2000)
+        return 0
 
     async def _cmd(self, call: Call) -> int:
         """Pass a call on to the service that it names."""
