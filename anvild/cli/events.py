@@ -14,7 +14,21 @@ from .output import Output, plain
 
 __all__ = ["events", "print_event", "sentence"]
 
-TOLD = ("step", "state", "message", "severity", "title", "reason", "status", "phase", "name", "driver", "text", "error")
+TOLD = (
+    "step",
+    "test",
+    "status",
+    "state",
+    "message",
+    "severity",
+    "title",
+    "reason",
+    "phase",
+    "name",
+    "driver",
+    "text",
+    "error",
+)
 """The values of an event that a person wants on its line, in this order."""
 
 

@@ -151,14 +151,22 @@ async def _follow(api: Api, run_id: str, output: Output) -> None:
         async with aclosing(api.events(f"/runs/{run_id}/events", after="0", last=ENDINGS)) as stream:
             async for event in stream:
                 values = event.data.get("data") or {}
-                begun = values.get("state") == "begun"
                 if event.kind == "run.step":
-                    done = values["number"] - begun
+                    done = values["number"] - (values["state"] == "begun")
                     shown.update(bar, description=plain(values["step"]), completed=done, total=values["of"])
+                elif event.kind == "run.test":
+                    shown.update(bar, description=plain(f"{values['step']}: {values['test']}"))
                 elif event.kind == "run.running":
                     shown.update(bar, description="running")
-                if not (output.json or begun or event.kind in UNTOLD):
+                if not (output.json or _untold(event.kind, values)):
                     output.say(sentence(event))
+
+
+def _untold(kind: str, values: Document) -> bool:
+    """Whether a person who watches a run need not read of this: what has only begun, tests that went well."""
+    if kind == "run.test":
+        return values["status"] not in (TestStatus.FAILED, TestStatus.ERROR)
+    return kind in UNTOLD or values.get("state") == "begun"
 
 
 async def _cancel(api: Api, run_id: str) -> None:
