@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import sys
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Literal
 
 import msgspec
@@ -16,7 +13,17 @@ import msgspec
 from anvild.core.plugins import PluginInfo, Plugins, PluginState
 from anvild.core.settings import Settings
 from anvild.sdk import Driver
-from anvild.sdk.testing import InProcess, Place, Profile, ProfileError, load_profile, profile_of
+from anvild.sdk.protocol import load_driver
+from anvild.sdk.testing import (
+    ChildProcess,
+    InProcess,
+    OverWebSocket,
+    Place,
+    Profile,
+    ProfileError,
+    load_profile,
+    profile_of,
+)
 
 from .exits import ExitCode, Failure
 
@@ -47,7 +54,10 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
                     f"{self.name} is a program of its own: check it with --place process or --place websocket",
                 )
             return InProcess(self.kind)
-        raise Failure(ExitCode.USAGE, "no_such_place", f"there is no place {name!r}")
+        own = self.kind or self.command
+        if name == "websocket":
+            return OverWebSocket(own)
+        return ChildProcess(self.command) if self.source is None else ChildProcess.of(self.source)
 
 
 def find_target(words: Sequence[str], settings: Settings) -> Target:
@@ -104,47 +114,23 @@ def _of_file(path: Path, settings: Settings) -> Target:
         found = list(plugins.drivers().values())
         if info is not None and info.state is PluginState.LOADED and len(found) == 1:
             return Target(name=found[0].name, kind=found[0], source=str(path), plugin=info)
-    kind = _only_driver(_load(path), str(path))
+    kind = _load(str(path))
     return Target(name=kind.name, kind=kind, source=str(path))
 
 
 def _of_class(word: str) -> Target:
-    module, _, name = word.partition(":")
     sys.path.insert(0, str(Path.cwd()))  # as python -m does it
+    kind = _load(word)
+    return Target(name=kind.name, kind=kind, source=word)
+
+
+def _load(word: str) -> type[Driver]:
     try:
-        found: Any = importlib.import_module(module)
-        for part in name.split("."):
-            found = getattr(found, part)
-    except (ImportError, AttributeError) as error:
+        return load_driver(word)
+    except (LookupError, ModuleNotFoundError) as error:
         raise Failure(ExitCode.NOT_FOUND, "not_found", f"{word}: {error}") from None
-    if not (isinstance(found, type) and issubclass(found, Driver)):
-        raise Failure(ExitCode.USAGE, "no_driver", f"{word} is no driver class")
-    return Target(name=found.name, kind=found, source=word)
-
-
-def _load(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"anvild_driver_{path.stem}", path)
-    if spec is None or spec.loader is None:
-        raise Failure(ExitCode.USAGE, "no_module", f"{path} is no Python module")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    try:
-        spec.loader.exec_module(module)
     except Exception as error:
-        raise Failure(ExitCode.USAGE, "broken_plugin", f"{path}: {type(error).__name__}: {error}") from error
-    return module
-
-
-def _only_driver(module: ModuleType, where: str) -> type[Driver]:
-    found = [
-        each
-        for each in vars(module).values()
-        if isinstance(each, type) and issubclass(each, Driver) and each.__module__ == module.__name__
-    ]
-    if len(found) != 1:
-        names = ", ".join(each.__name__ for each in found) or "none"
-        raise Failure(ExitCode.USAGE, "no_driver", f"{where} should define one driver class, and defines: {names}")
-    return found[0]
+        raise Failure(ExitCode.USAGE, "broken_plugin", f"{word}: {type(error).__name__}: {error}") from error
 
 
 def profile_for(target: Target, path: Path | None) -> Profile:

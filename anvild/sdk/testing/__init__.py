@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from .checks import RULES
 from .examine import examine
-from .places import InProcess, Place, Setup
+from .places import ChildProcess, InProcess, OverWebSocket, Place, Setup
 from .profile import (
     PROFILE_FILE,
     AppProfile,
@@ -34,10 +34,12 @@ __all__ = [
     "PROFILE_FILE",
     "RULES",
     "AppProfile",
+    "ChildProcess",
     "ExecProfile",
     "FilesProfile",
     "InProcess",
     "Level",
+    "OverWebSocket",
     "Place",
     "PortsProfile",
     "Profile",
