@@ -1,0 +1,1 @@
+"""anvild driver: Macs, their simulators and the devices paired with them."""

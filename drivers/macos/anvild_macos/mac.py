@@ -1,0 +1,75 @@
+"""A session on a Mac itself."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import trio
+
+from anvild.sdk import DriverFault, PermissionDenied, Power, Unavailable
+
+from .files import MacFiles
+from .logs import UnifiedLogs
+from .place import Place
+from .programs import MacExec
+from .screen import HostedScreen
+from .shell import script
+
+BOOT_SECONDS = 280.0
+BOOT_TIME = re.compile(rb"sec = (\d+)")
+
+# screencapture records until it is interrupted or its standard input says something, so it gets one that says nothing.
+RECORD = 'tail -f /dev/null | screencapture -v -x "$1"'
+
+
+class MacSession(MacExec, MacFiles, HostedScreen, UnifiedLogs):
+    """Programs, files, screen and log of a Mac."""
+
+    recording_suffix = ".mov"
+
+    @property
+    def udid(self) -> None:
+        return None
+
+    def log_command(self, *words: str) -> Sequence[str]:
+        return ["log", *words]
+
+    async def last_start(self) -> int:
+        told = await self.demand(["sysctl", "-n", "kern.boottime"], "the Mac does not say when it was started")
+        found = BOOT_TIME.search(told.out)
+        if found is None:
+            raise DriverFault(f"sysctl on the Mac told no time: {told.said}")
+        return int(found[1])
+
+    def picture_command(self, path: str) -> Sequence[str]:
+        return ["screencapture", "-x", "-t", "png", path]
+
+    def recording_command(self, path: str) -> Sequence[str]:
+        return script(RECORD, path)
+
+
+class RestartableMac(MacSession, Power):
+    """A Mac whose account may restart it."""
+
+    async def reboot(self) -> None:
+        """Restart the Mac and wait until it can be reached again. One that asks for a password to unlock its disk at
+        its start stays away, and so does the verb until its deadline."""
+        await restart(self.place)
+
+
+async def restart(place: Place) -> None:
+    """Restart a Mac and wait for it. Raises PermissionDenied, Unavailable."""
+    connection = await place.connected()
+    place.restarting = True
+    try:
+        done = await place.run(["sudo", "-n", "/sbin/shutdown", "-r", "now"])
+        if done.code:
+            raise PermissionDenied(f"the Mac cannot be restarted: {done.said}")
+        with trio.move_on_after(BOOT_SECONDS) as patience:
+            await connection.ended.wait()
+        if patience.cancelled_caught:
+            raise Unavailable("the Mac was told to restart and did not")
+        await place.connected(BOOT_SECONDS)
+    finally:
+        place.restarting = False

@@ -1,0 +1,233 @@
+"""Programs on a Mac: :class:`anvild.sdk.Exec` over the place's sessions."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import signal
+import weakref
+from collections.abc import AsyncIterator, Sequence
+
+import trio
+
+from anvild.sdk import (
+    AnvilError,
+    Command,
+    Exec,
+    Exit,
+    InvalidArgument,
+    NotFound,
+    Output,
+    Process,
+    ProcessInfo,
+    Stream,
+    TerminalSize,
+    WrongState,
+    check_absolute,
+)
+
+from .base import HostedSession
+from .child import CHUNK, Child
+from .files import check_user
+from .place import Place, ended_by, refused
+from .shell import script
+
+FEED = 'exec cat >"$1"'
+END_OF_INPUT = b"\x04"
+END_SECONDS = 3.0
+
+
+class _Outputs(AsyncIterator[Output]):
+    """One iteration over a program's output."""
+
+    def __init__(self, chunks: trio.MemoryReceiveChannel[Output]) -> None:
+        self._chunks = chunks
+
+    async def __anext__(self) -> Output:
+        try:
+            return await self._chunks.receive()
+        except (trio.EndOfChannel, trio.ClosedResourceError):
+            raise StopAsyncIteration from None
+
+
+class MacProcess(Process):
+    """A program on a Mac.
+
+    Its two outputs are each in order; between them the order is the one in which they arrived here. The end by a signal
+    is told from the exit code of its shell: 128 and the number.
+    """
+
+    tag = None
+
+    def __init__(self, place: Place, child: Child, nursery: trio.Nursery, *, terminal: bool, pipe: str | None) -> None:
+        self.pid = child.pid
+        self._place = place
+        self._child = child
+        self._terminal = terminal
+        self._pipe = pipe
+        self._input: trio.abc.SendStream | None = child.stdin if terminal else None
+        self._put, self._chunks = trio.open_memory_channel[Output](0)
+        self._outputs: weakref.ref[_Outputs] | None = None
+        self._changed = trio.lowlevel.ParkingLot()
+        self._scope = trio.CancelScope()
+        self._exit: Exit | None = None
+        self._error: AnvilError | None = None
+        self._gone = trio.Event()
+        self._fed = trio.Event()
+        nursery.start_soon(self._serve)
+
+    async def ready(self) -> None:
+        """Wait until standard input can be written."""
+        if self._pipe is not None:
+            await self._fed.wait()
+            if self._error is not None:
+                raise self._error
+
+    # in the session's nursery
+
+    async def _serve(self) -> None:
+        try:
+            with self._scope, self._put:
+                async with trio.open_nursery() as nursery:
+                    if self._pipe is not None:
+                        nursery.start_soon(self._feed, self._pipe)
+                    async with trio.open_nursery() as readers:
+                        readers.start_soon(self._read, Stream.STDOUT, self._child.stdout)
+                        if self._child.stderr is not None:
+                            readers.start_soon(self._read, Stream.STDERR, self._child.stderr)
+                    code = await self._child.wait()
+                    number = ended_by(code)
+                    self._exit = Exit(code=code) if number is None else Exit(code=None, signal=number)
+                    nursery.cancel_scope.cancel()
+        except* AnvilError as group:
+            self._error = next(each for each in flatten(group))
+        finally:
+            if self._exit is None and self._error is None:
+                self._error = WrongState("the process has been let go")
+            with trio.CancelScope(shield=True):
+                await self._end()
+            self._fed.set()
+            self._gone.set()
+            self._changed.unpark_all()
+
+    async def _end(self) -> None:
+        """End what still runs, and let go of the connection."""
+        await self._child.aclose()
+        if self._terminal and self._exit is None and self._place.connection is not None:
+            with trio.move_on_after(END_SECONDS), contextlib.suppress(AnvilError):  # a hang-up has ended most
+                await self._place.signal(self.pid, signal.SIGKILL)
+
+    async def _read(self, name: Stream, stream: trio.abc.ReceiveStream) -> None:
+        while chunk := await stream.receive_some(CHUNK):
+            await self._put.send(Output(stream=name, data=bytes(chunk)))
+
+    async def _feed(self, pipe: str) -> None:
+        async with self._place.feed(script(FEED, pipe)) as feeder:
+            self._input = feeder.stdin
+            self._fed.set()
+            await trio.sleep_forever()
+
+    # for callers
+
+    def __aiter__(self) -> AsyncIterator[Output]:
+        outputs = _Outputs(self._chunks)
+        self._outputs = weakref.ref(outputs, lambda _: self._changed.unpark_all())
+        return outputs
+
+    async def send(self, data: bytes) -> None:
+        if self._input is None or self._gone.is_set():
+            raise WrongState("the standard input of the process is closed, or was not asked for")
+        try:
+            await self._input.send_all(data)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            raise WrongState("the process reads no more") from None
+
+    async def close_stdin(self) -> None:
+        await trio.lowlevel.checkpoint()
+        if self._input is None or self._gone.is_set():
+            return
+        if self._terminal:
+            with contextlib.suppress(trio.BrokenResourceError):  # it has ended by now
+                await self._input.send_all(END_OF_INPUT)
+        else:
+            closing, self._input = self._input, None
+            await closing.aclose()
+
+    async def wait(self) -> Exit:
+        while not self._gone.is_set():
+            if self._outputs is not None and self._outputs() is not None:
+                await self._changed.park()
+            else:
+                try:
+                    await self._chunks.receive()
+                except (trio.EndOfChannel, trio.ClosedResourceError):
+                    await self._gone.wait()
+        if self._exit is None:
+            assert self._error is not None
+            raise type(self._error)(self._error.message)
+        return self._exit
+
+    async def signal(self, number: int) -> None:
+        await trio.lowlevel.checkpoint()
+        if self._exit is None:
+            with contextlib.suppress(NotFound):  # it has just ended
+                await self._place.signal(self.pid, number)
+
+    async def resize(self, size: TerminalSize) -> None:
+        if not self._terminal:
+            raise WrongState("the process has no terminal")
+        await trio.lowlevel.checkpoint()
+        self._child.resize(size)
+
+    async def aclose(self) -> None:
+        self._scope.cancel()
+        with trio.CancelScope(shield=True):
+            await self._gone.wait()
+        self._chunks.close()
+
+
+def flatten(group: BaseExceptionGroup[AnvilError]) -> list[AnvilError]:
+    """Return the errors of a group, of whatever depth."""
+    found: list[AnvilError] = []
+    for each in group.exceptions:
+        found += flatten(each) if isinstance(each, BaseExceptionGroup) else [each]
+    return found
+
+
+class MacExec(HostedSession, Exec):
+    """Programs of the account that the Mac is reached by."""
+
+    async def start(self, command: Command) -> MacProcess:
+        """Start a program. It keeps to the connection: tags are refused, for nothing on a Mac would keep its output."""
+        if command.tag is not None:
+            raise InvalidArgument("this driver cannot keep a process beyond its session: start it without a tag")
+        check_user(command.user, self.device.facts.get("user"))
+        cwd = None if command.cwd is None else check_absolute(command.cwd)
+        terminal = command.terminal
+        pipe = f"/tmp/anvild-{secrets.token_hex(12)}" if command.stdin and terminal is None else None  # noqa: S108 not guessable
+        env = {"TERM": "xterm-256color", **command.env} if terminal else command.env
+        child = await self.place.start(command.argv, env=env, cwd=cwd, pipe_folder=pipe, terminal=terminal)
+        process = MacProcess(self.place, child, self.nursery, terminal=terminal is not None, pipe=pipe and f"{pipe}/in")
+        try:
+            await process.ready()
+        except BaseException:
+            await process.aclose()
+            raise
+        return process
+
+    async def attach(self, tag: str, *, replay: bool = False) -> Process:
+        await trio.lowlevel.checkpoint()
+        raise NotFound(f"there is no process with the tag {tag!r}: this driver keeps none beyond its session")
+
+    async def processes(self) -> Sequence[ProcessInfo]:
+        done = await self.place.run(["ps", "-axo", "pid=,ppid=,user=,command="])
+        if done.code:
+            raise refused("the processes of the Mac cannot be listed", done)
+        found = []
+        for line in done.out.decode(errors="replace").splitlines():
+            pid, parent, user, command = line.split(None, 3)
+            found.append(ProcessInfo(pid=int(pid), parent=int(parent), user=user, command=command))
+        return found
+
+    async def kill(self, pid: int, number: int = 9) -> None:
+        await self.place.signal(pid, number)
