@@ -21,8 +21,9 @@ import trio
 
 from anvild.core.artifacts import Artifacts, open_artifacts
 from anvild.core.driver_context import driver_context, enabled_drivers, host_name
-from anvild.core.engine import DriverFactory, Engine
+from anvild.core.engine import DriverFactory, Engine, InProcess
 from anvild.core.events import EventLog
+from anvild.core.helpers import HelperDriver, Helpers
 from anvild.core.identity import Identity, Limits
 from anvild.core.identity.idempotency import Idempotency
 from anvild.core.logging import configure, get_logger
@@ -129,11 +130,13 @@ async def _services(settings: Settings, plugins: Plugins, store: Store) -> Servi
     services.add(Identity, identity)
     services.add(Limits, identity.limits)
     services.add(Idempotency, identity.idempotency)
+    helpers = Helpers()
+    services.add(Helpers, helpers)
     engine = Engine(
         store=store,
         events=events,
         artifacts=artifacts,
-        drivers=await trio.to_thread.run_sync(_driver_factories, settings, plugins),
+        drivers=await trio.to_thread.run_sync(_driver_factories, settings, plugins, helpers),
         host=host_name(settings),
         settings=settings.engine,
         keep=timedelta(days=settings.store.runs_days),
@@ -150,16 +153,18 @@ async def _services(settings: Settings, plugins: Plugins, store: Store) -> Servi
     return services
 
 
-def _driver_factories(settings: Settings, plugins: Plugins) -> Mapping[str, DriverFactory]:
+def _driver_factories(settings: Settings, plugins: Plugins, helpers: Helpers) -> Mapping[str, DriverFactory]:
     """Say how to make each driver that is on. A wrong setting keeps the daemon from starting, since only its operator
     can mend it; a driver that is itself broken is shown with its reason, and the rest go on."""
-    enabled = enabled_drivers(settings, plugins.drivers())
-    return {name: _driver_factory(settings, kind) for name, kind in enabled.items()}
+    enabled = enabled_drivers(settings, plugins)
+    made = {name: _driver_factory(settings, kind) for name, kind in enabled.items()}
+    context = driver_context(settings, HelperDriver)
+    return {**made, HelperDriver.name: InProcess(partial(HelperDriver, context, helpers))}
 
 
 def _driver_factory(settings: Settings, kind: type[Driver]) -> DriverFactory:
     try:
-        return partial(kind, driver_context(settings, kind))
+        return InProcess(partial(kind, driver_context(settings, kind)))
     except SettingsError:
         raise
     except Exception as error:
@@ -168,7 +173,7 @@ def _driver_factory(settings: Settings, kind: type[Driver]) -> DriverFactory:
         def fail() -> Driver:
             raise broken
 
-        return fail
+        return InProcess(fail)
 
 
 @asynccontextmanager

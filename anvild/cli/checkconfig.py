@@ -46,7 +46,7 @@ def check(config: Path | None, output: Output) -> None:
 
 def _check_drivers(settings: Settings) -> None:
     """Check each ``[drivers.NAME]`` against the settings type of its driver."""
-    for kind in enabled_drivers(settings, Plugins.of(settings).drivers()).values():
+    for kind in enabled_drivers(settings, Plugins.of(settings)).values():
         driver_settings(settings, kind)
 
 

@@ -84,7 +84,9 @@ def _settings(config: Path | None, data_dir: Path | None) -> Settings:
 
 
 def _builders(settings: Settings) -> dict[str, type[Driver]]:
-    drivers = enabled_drivers(settings, Plugins.of(settings).drivers())
+    # Building needs no daemon to protect: every driver is taken into this process.
+    plugins = Plugins(allow=settings.plugins.allow, drop_ins=settings.drop_ins)
+    drivers = enabled_drivers(settings, plugins)
     return {name: driver for name, driver in sorted(drivers.items()) if issubclass(driver, ImageBuild)}
 
 

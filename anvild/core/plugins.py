@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from enum import StrEnum
 from pathlib import Path
 from types import ModuleType
@@ -20,7 +21,7 @@ import msgspec
 import pluggy
 import structlog
 
-from anvild.core.settings import Settings
+from anvild.core.settings import Settings, driver_hosting
 from anvild.sdk import (
     API_VERSION,
     ENTRY_POINT_GROUP,
@@ -81,25 +82,35 @@ class Plugins:
 
     :param allow: names of entry points to load; empty means all.
     :param drop_ins: a directory of single-file plugins (``NAME.py``); they are loaded after the installed ones.
+    :param isolated: names of plugins that offer a driver which runs in a process of its own. They are not imported
+        here, so of their hooks that driver alone counts.
 
     Loading imports foreign code and reads files: do it before the loop runs.
     """
 
-    def __init__(self, *, allow: Sequence[str] = (), drop_ins: Path | None = None) -> None:
+    def __init__(
+        self, *, allow: Sequence[str] = (), drop_ins: Path | None = None, isolated: Collection[str] = ()
+    ) -> None:
         self._manager = pluggy.PluginManager(PROJECT)
         self._manager.add_hookspecs(AnvilSpecs)
         self._infos: dict[str, PluginInfo] = {}
         self._event_errors: dict[str, int] = {}
         self._allow = frozenset(allow)
+        self._isolated = frozenset(isolated)
+        self._apart: dict[str, str] = {}
         for name, distribution, version, load in sorted(_installed(), key=lambda found: found[0]):
-            self._load(name, distribution, version, load)
+            self._load(name, distribution, version, load, target=name)
         for path in sorted(drop_ins.glob("*.py")) if drop_ins is not None else ():
-            self._load(path.stem, str(path), "drop-in", _file_loader(path))
+            self._load(path.stem, str(path), "drop-in", _file_loader(path), target=str(path))
 
     @classmethod
     def of(cls, settings: Settings) -> Plugins:
-        """Load what the settings allow, with the drop-ins of the configuration's folder."""
-        return cls(allow=settings.plugins.allow, drop_ins=settings.drop_ins)
+        """Load what the settings allow and leave in this process, with the drop-ins of the configuration's folder.
+
+        :raises SettingsError: for a wrong value of the daemon's own keys in a driver's table.
+        """
+        isolated = [name for name in settings.drivers if driver_hosting(settings, name).isolated]
+        return cls(allow=settings.plugins.allow, drop_ins=settings.drop_ins, isolated=isolated)
 
     def register(self, name: str, module: object) -> None:
         """Add a plugin that is already imported. Used by tests and by hosts that embed the daemon."""
@@ -112,6 +123,10 @@ class Plugins:
     def drivers(self) -> dict[str, type[Driver]]:
         """Driver classes by name. The second of two drivers with one name is refused."""
         return {driver.name: driver for driver in self._named("anvil_drivers", _is_subclass(Driver))}
+
+    def apart(self) -> dict[str, str]:
+        """What ``python -m anvild.sdk.protocol`` is told to run each driver that is not imported here, by name."""
+        return dict(self._apart)
 
     def notifiers(self) -> dict[str, type[Notifier]]:
         """Notifier classes by name."""
@@ -160,7 +175,9 @@ class Plugins:
             else:
                 self._event_errors.pop(name, None)
 
-    def _load(self, name: str, distribution: str, version: str, load: Callable[[], object]) -> None:
+    def _load(
+        self, name: str, distribution: str, version: str, load: Callable[[], object], *, target: str | None = None
+    ) -> None:
         info = PluginInfo(name=name, distribution=distribution, version=version, api="-", state=PluginState.LOADED)
         if name in self._infos:
             other = self._infos[name].distribution
@@ -169,6 +186,10 @@ class Plugins:
         self._infos[name] = info
         if self._allow and name not in self._allow:
             info.state, info.reason = PluginState.DISABLED, "it is not in the setting plugins.allow"
+            return
+        if name in self._isolated and target is not None:
+            info.reason = "its driver runs in a process of its own"
+            self._apart[name] = target
             return
         try:
             module = load()
@@ -247,6 +268,7 @@ def _file_loader(path: Path) -> Callable[[], ModuleType]:
         if spec is None or spec.loader is None:
             raise ImportError(f"{path} is not a Python module")
         module = importlib.util.module_from_spec(spec)
+        sys.modules[spec.name] = module  # as an import does: settings and dataclasses look their types up there
         spec.loader.exec_module(module)
         return module
 

@@ -20,9 +20,10 @@ import trio
 
 from anvild.core.artifacts import Artifacts, open_artifacts
 from anvild.core.driver_context import driver_context
-from anvild.core.engine import Engine
+from anvild.core.engine import DriverFactory, Engine, InProcess
 from anvild.core.errors import Conflict
 from anvild.core.events import EventLog
+from anvild.core.helpers import HelperDriver, Helpers
 from anvild.core.identity import Bootstrapped, Identity, Limits, Passwords, bootstrap
 from anvild.core.identity.idempotency import Idempotency
 from anvild.core.plugins import Plugins
@@ -109,11 +110,17 @@ async def build(
     services.add(Identity, identity)
     services.add(Limits, identity.limits)
     services.add(Idempotency, identity.idempotency)
+    helpers = Helpers()
+    services.add(Helpers, helpers)
+    made: dict[str, DriverFactory] = {
+        name: InProcess(partial(kind, driver_context(settings, kind))) for name, kind in drivers.items()
+    }
+    made[HelperDriver.name] = InProcess(partial(HelperDriver, driver_context(settings, HelperDriver), helpers))
     engine = Engine(
         store=store,
         events=events,
         artifacts=artifacts,
-        drivers={name: partial(kind, driver_context(settings, kind)) for name, kind in drivers.items()},
+        drivers=made,
         host="here",
         settings=settings.engine,
         workloads={each.kind: each for each in plugin.anvil_workloads()},

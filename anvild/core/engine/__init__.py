@@ -2,7 +2,7 @@
 
 from anvild.core.engine.devices import Devices
 from anvild.core.engine.engine import Engine
-from anvild.core.engine.hosting import DriverFactory, HostedDriver
+from anvild.core.engine.hosting import DriverFactory, Gone, HostedDriver, InProcess
 from anvild.core.engine.people import Leases
 from anvild.core.engine.runs import Runs
 from anvild.core.engine.values import (
@@ -28,7 +28,9 @@ __all__ = [
     "Engine",
     "EngineStatistics",
     "Finding",
+    "Gone",
     "HostedDriver",
+    "InProcess",
     "LeaseInfo",
     "Leases",
     "Run",

@@ -1,20 +1,23 @@
 """Hosting one driver: started, watched, restarted with growing pauses, quarantined when it keeps failing.
 
-Nothing that a driver does reaches the daemon's nursery. Each life of a driver gets a new instance; a watch that fails
-is called again on the same instance, so that sessions of running work go on.
+Nothing that a driver does reaches the daemon's nursery. Each life of a driver gets a new instance, from wherever its
+factory makes it; a watch that fails is called again on the same instance, so that sessions of running work go on.
 """
 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, nullcontext
 from typing import Any, Literal, TypeVar
 
 import msgspec
 import trio
 from sqlalchemy import Connection
 
+from anvild.core.allowance import Allowance
 from anvild.core.events import append
 from anvild.core.logging import get_logger
 from anvild.core.store import Store
@@ -25,6 +28,7 @@ from anvild.sdk import (
     DriverFault,
     Health,
     HealthState,
+    InvalidArgument,
     Mend,
     Provision,
     Recovery,
@@ -38,12 +42,12 @@ from .queue import DriverSupply
 from .sightings import Sightings
 from .values import DriverInfo
 
-__all__ = ["DriverFactory", "HostedDriver"]
+__all__ = ["DriverFactory", "Gone", "HostedDriver", "InProcess"]
 
 T = TypeVar("T")
 
-DriverFactory = Callable[[], Driver]
-"""Makes a new instance of a driver for each of its lives. Cheap, no I/O."""
+Gone = Callable[[str], None]
+"""Hears why an instance can serve no more."""
 
 START_SECONDS = 60.0
 STOP_SECONDS = 30.0
@@ -62,15 +66,48 @@ DEGRADED_AFTER = 3
 
 FAULT_WINDOW = 600.0
 
+FAULT_LINES_PER_SECOND = 1
+FAULT_LINES_AT_ONCE = 20
+FAULT_WORDS = 1000
+"""How much is said of faults: lines in the log at once and a second after that, and letters of the last one."""
+
 LACKING_SECONDS = 60.0
 """How long it is remembered, while its health stays as it is, that a driver could not make a template."""
 
 log = get_logger(__name__)
 
 
+class DriverFactory(ABC):
+    """Makes a new instance of a driver for each of its lives, in one of the places where a driver can stand."""
+
+    @abstractmethod
+    def live(self, gone: Gone) -> AbstractAsyncContextManager[Driver]:
+        """Make an instance. It serves while the block runs; when the block has been left, nothing of it is there.
+
+        Call ``gone`` once, before any verb fails for it, when the instance ends by itself. What entering raises is the
+        reason why the driver cannot be made: InvalidArgument for what only the operator can mend, Unavailable for
+        ground that is missing, anything else for a defect of the driver.
+        """
+
+    def facts(self) -> dict[str, str]:
+        """What there is to know of this place, for people."""
+        return {}
+
+
+class InProcess(DriverFactory):
+    """The daemon's own process: nothing stands between the daemon and the driver. ``make`` is cheap and does no I/O."""
+
+    def __init__(self, make: Callable[[], Driver]) -> None:
+        self._make = make
+
+    def live(self, gone: Gone) -> AbstractAsyncContextManager[Driver]:
+        """Make an instance."""
+        return nullcontext(self._make())
+
+
 class _Broken(Exception):
     """This life of the driver is over. ``fault`` says that it is to blame, not the ground that it works on; ``final``
-    that it has had its chances within this life."""
+    that another life would not help."""
 
     def __init__(self, reason: str, *, fault: bool, final: bool = False) -> None:
         super().__init__(reason)
@@ -80,7 +117,7 @@ class _Broken(Exception):
 
 
 class HostedDriver:
-    """One driver in the daemon's process.
+    """One driver of the lab, wherever its factory makes it.
 
     ``on_change`` is called when what it can serve has changed; ``on_lost`` when a device has gone, with its id and the
     reason; ``on_stop`` when the driver itself is taken away from the work that runs on it.
@@ -106,12 +143,16 @@ class HostedDriver:
         self._on_change = on_change
         self._on_stop = on_stop
         self._driver: Driver | None = None
+        self._alive = trio.CancelScope()
+        self._gone: str | None = None
         self._reason: str | None = "it is starting"
         self._told: str | None = ""
         self._changed = trio.Event()
         self._rearmed = trio.Event()
         self._faults: deque[float] = deque(maxlen=100)
         self._fault_count = 0
+        self._last_fault = ""
+        self._fault_log = Allowance(FAULT_LINES_PER_SECOND, FAULT_LINES_AT_ONCE)
         self._lacking: dict[str, tuple[float, str]] = {}
         self.sightings = Sightings(name, host=host, store=store, fault=self.fault, on_change=on_change, on_lost=on_lost)
         self._chores = Chores(self, store=store, host=host, done=on_change)
@@ -158,7 +199,7 @@ class HostedDriver:
             slots_used=self.slots_used,
             devices=len(self.sightings.present),
             faults=self._fault_count,
-            facts=known.facts if known else {},
+            facts={**(known.facts if known else {}), **self._factory.facts(), **self._held_back()},
         )
 
     @property
@@ -185,8 +226,10 @@ class HostedDriver:
         """Count a breach of the contract and return what the caller of the verb gets."""
         self._faults.append(trio.current_time())
         self._fault_count += 1
-        message = f"the driver {self.name!r} failed in {what} with {type(error).__name__}: {error}"
-        log.warning("driver_fault", driver=self.name, verb=what, error=repr(error))
+        message = f"the driver {self.name!r} failed in {what} with {type(error).__name__}: {str(error)[:FAULT_WORDS]}"
+        self._last_fault = f"{what}: {error}"[:FAULT_WORDS]
+        if self._fault_log.take():
+            log.warning("driver_fault", driver=self.name, verb=what, error=repr(error)[:FAULT_WORDS])
         return DriverFault(message, driver=self.name)
 
     def lacks(self, template: str, reason: str) -> None:
@@ -244,7 +287,7 @@ class HostedDriver:
                 failures = 0 if trio.current_time() - started > STEADY_SECONDS else failures
                 failures += 1
                 if broken.final or (broken.fault and failures >= QUARANTINE_AFTER):
-                    await self._quarantine(f"it failed {QUARANTINE_AFTER} times in a row, last: {broken.reason}")
+                    await self._quarantine(broken.reason if broken.final else _repeated(broken.reason))
                     failures = 0
                 else:
                     await self._set("waiting", broken.reason)
@@ -253,27 +296,53 @@ class HostedDriver:
 
     async def _live(self) -> None:
         """One life: made, started, watched, stopped. Ends by _Broken or cancellation."""
+        self._gone = None
+        self._alive = trio.CancelScope()
+        async with AsyncExitStack() as stack:
+            driver = await self._make(stack)
+            broken = await self._until_broken(driver)
+        raise broken
+
+    async def _make(self, stack: AsyncExitStack) -> Driver:
         try:
-            driver = self._factory()
+            return await stack.enter_async_context(self._factory.live(self._end_of_life))
+        except InvalidArgument as error:
+            raise _Broken(f"it refuses its settings: {error.message}", fault=True, final=True) from error
+        except AnvilError as error:
+            raise _Broken(error.message, fault=not isinstance(error, Unavailable)) from error
         except Exception as error:
             raise _Broken(f"it cannot be made: {self.fault('__init__', error).message}", fault=True) from error
+
+    def _end_of_life(self, reason: str) -> None:
+        """The instance has ended by itself. Those who use it hear of it before their verbs fail."""
+        log.warning("driver_gone", driver=self.name, reason=reason)
+        self._fault_count += 1
+        self._driver = None
+        self._gone = self._reason = reason
+        self._on_stop(self.name, reason)
+        self._alive.cancel()
+
+    async def _until_broken(self, driver: Driver) -> _Broken:
         try:
-            try:
-                await self.call("start", START_SECONDS, driver.start)
-                self.description = await self._describe(driver)
-            except AnvilError as error:
-                raise _Broken(error.message, fault=not isinstance(error, Unavailable)) from error
-            self._driver = driver
-            self._lacking.clear()
-            await self._set("running", None)
-            broken = await self._serve(driver)
-            self._reason = broken.reason
-            raise broken
+            with self._alive:
+                try:
+                    await self.call("start", START_SECONDS, driver.start)
+                    self.description = await self._describe(driver)
+                except AnvilError as error:
+                    return _Broken(error.message, fault=not isinstance(error, Unavailable))
+                self._driver = driver
+                self._lacking.clear()
+                await self._set("running", None)
+                broken = await self._serve(driver)
+                self._reason = broken.reason
+                return broken
+            return _Broken(self._gone or "it has gone", fault=True)
         finally:
             self._driver = None
             self.sightings.forget()
-            self._on_stop(self.name, self._reason or "the daemon stops")
-            await self._stop(driver)
+            self._on_stop(self.name, self._gone or self._reason or "the daemon stops")
+            if self._gone is None:
+                await self._stop(driver)
 
     async def _serve(self, driver: Driver) -> _Broken:
         async with trio.open_nursery() as nursery:
@@ -297,7 +366,7 @@ class HostedDriver:
             failures += 1
             reason = f"its watch failed: {error.message}"
             if isinstance(error, DriverFault) and failures >= QUARANTINE_AFTER:
-                return _Broken(reason, fault=True, final=True)
+                return _Broken(_repeated(reason), fault=True, final=True)
             await self._set("waiting", reason)
             await trio.sleep(_pause(failures))
 
@@ -378,6 +447,10 @@ class HostedDriver:
             await persist(self._store, lambda conn: append(conn, kind, subject=("driver", self.name), data=data))
         self._on_change()
 
+    def _held_back(self) -> dict[str, str]:
+        held = self.sightings.held_back
+        return {"reports_held_back": str(held)} if held else {}
+
     def _health(self) -> Health:
         if self._reason is not None or self.description is None:
             return Health(state=HealthState.UNHEALTHY, reason=self._reason or "it has not been described yet")
@@ -385,9 +458,14 @@ class HostedDriver:
         now = trio.current_time()
         recent = sum(1 for at in self._faults if now - at < FAULT_WINDOW)
         if recent >= DEGRADED_AFTER and health.state is HealthState.HEALTHY:
-            reason = f"{recent} faults in the last {FAULT_WINDOW / 60:g} minutes; see the log; {health.reason}"
+            within = f"{recent} faults in the last {FAULT_WINDOW / 60:g} minutes"
+            reason = f"{within}, last in {self._last_fault}; {health.reason}"
             return Health(state=HealthState.DEGRADED, reason=reason)
         return health
+
+
+def _repeated(reason: str) -> str:
+    return f"it failed {QUARANTINE_AFTER} times in a row, last: {reason}"
 
 
 def _pause(failures: int) -> float:

@@ -9,6 +9,7 @@ import msgspec
 import trio
 from sqlalchemy import Connection, select
 
+from anvild.core.allowance import Allowance
 from anvild.core.logging import get_logger
 from anvild.core.store import Store
 from anvild.sdk import DeviceFact, DeviceStatus, DriverFault, InvalidArgument, ResourceExhausted, Sighting
@@ -21,6 +22,14 @@ __all__ = ["Sightings"]
 
 BATCH = 256
 MAX_DEVICES = 10_000
+"""How many different devices a driver may report within a day."""
+
+DAY = 86_400.0
+REPORTS_PER_SECOND = 50
+REPORTS_AT_ONCE = 2 * MAX_DEVICES
+"""How many reports are taken at once, and a second after that. A driver that reports more is held back, so that it takes
+no time and no room from the rest of the lab."""
+
 ABSENT_AFTER = 15.0
 """Seconds a watch may take to report all that is there; known devices that it has not named by then are away."""
 
@@ -53,18 +62,22 @@ class Sightings:
         self._fault = fault
         self._on_change = on_change
         self._on_lost = on_lost
+        self.held_back = 0
         self._known: dict[str, DeviceFact] = {}
+        self._met: dict[str, float] = {}
+        self._pace = Allowance(REPORTS_PER_SECOND, REPORTS_AT_ONCE)
         self._send, self._receive = trio.open_memory_channel[_Report](BATCH)
         self._seen = trio.Event()
 
     async def report(self, sighting: Sighting) -> None:
-        """Take a report from the driver; returns when it is written. Raises InvalidArgument for one that lies.
+        """Take a report from the driver; returns when it is written. Raises InvalidArgument for one that lies, and
+        ResourceExhausted for one device too many.
 
-        A repetition of what is known costs nothing.
+        A repetition of what is known is not written.
         """
+        self.held_back += await self._pace.wait()
         checked = self._check(sighting)
         if checked.kind == "seen" and self._known.get(checked.device.identity) == checked.device:
-            await trio.lowlevel.checkpoint()
             return
         report = _Report(checked, trio.Event())
         await self._send.send(report)
@@ -152,8 +165,20 @@ class Sightings:
             text = f"the identity {known.identity!r} belongs to a device of the platform {known.platform!r} already"
             self._fault("report", ValueError(text))
             raise InvalidArgument(text)
-        if known is None and len(self._known) >= MAX_DEVICES:
-            text = f"a driver may report {MAX_DEVICES} devices"
+        if known is None and not self._meet(checked.device.identity):
+            text = f"it may report {MAX_DEVICES} different devices a day"
             self._fault("report", ValueError(text))
             raise ResourceExhausted(text)
         return checked
+
+    def _meet(self, identity: str) -> bool:
+        """Note that a device was reported; say whether it is one of those that may be."""
+        now = trio.current_time()
+        if identity not in self._met and len(self._met) >= MAX_DEVICES:
+            oldest = next(iter(self._met))
+            if now - self._met[oldest] < DAY:
+                return False
+            del self._met[oldest]
+        self._met.pop(identity, None)
+        self._met[identity] = now
+        return True
