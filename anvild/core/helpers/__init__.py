@@ -6,7 +6,8 @@ of the engine, ``helper``: :class:`Helpers` holds the connections, :class:`Helpe
 
 from __future__ import annotations
 
+from .admission import Admission, AdmittedTransport
 from .driver import HelperDriver
 from .hub import Helpers, Scope
 
-__all__ = ["HelperDriver", "Helpers", "Scope"]
+__all__ = ["Admission", "AdmittedTransport", "HelperDriver", "Helpers", "Scope"]

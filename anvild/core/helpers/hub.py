@@ -19,11 +19,17 @@ from anvild.sdk import (
     Recovery,
     Report,
     Sighting,
+    Unavailable,
 )
+from anvild.sdk.protocol import RemoteDriver
 
 __all__ = ["Helpers", "Scope"]
 
 FAREWELL_SECONDS = 5.0
+
+PING_SECONDS = 15.0
+ANSWER_SECONDS = 10.0
+"""How often a helper is asked whether it is there, and how long it may take to say so."""
 
 HANDLE_MARK = "\n"
 """Stands between the identity and the helper's own handle: the daemon hands back a handle alone."""
@@ -68,12 +74,13 @@ class Scope(msgspec.Struct, frozen=True, kw_only=True):
 class _Connection:
     """One helper that is connected."""
 
-    def __init__(self, driver: Driver, scope: Scope) -> None:
+    def __init__(self, driver: RemoteDriver, scope: Scope) -> None:
         self.driver = driver
         self.scope = scope
         self.devices: dict[str, DeviceFact] = {}
         self.running = trio.CancelScope()
         self.replaced = False
+        self.failure: AnvilError | None = None
 
 
 class Helpers:
@@ -83,6 +90,7 @@ class Helpers:
         self._connections: list[_Connection] = []
         self._report: Report | None = None
         self._seen = trio.Event()
+        self._telling = trio.Lock()
 
     @property
     def connected(self) -> int:
@@ -100,7 +108,7 @@ class Helpers:
         found = {name for each in self._connections for fact in each.devices.values() for name in fact.capabilities}
         return tuple(sorted(found))
 
-    async def serve(self, driver: Driver, scope: Scope) -> None:
+    async def serve(self, driver: RemoteDriver, scope: Scope) -> None:
         """Take part in the lab with a helper's devices until its watch fails or the task is cancelled.
 
         A second connection for the same device takes the place of the first, which the network may not have ended yet.
@@ -116,13 +124,14 @@ class Helpers:
         log.info("helper_connected", holder=scope.holder)
         try:
             with connection.running:
-                await driver.start()
-                await driver.watch(lambda sighting: self._sighted(connection, sighting))
+                await self._attend(connection)
         finally:
             self._connections.remove(connection)
             log.info("helper_gone", holder=scope.holder, replaced=connection.replaced)
             with trio.move_on_after(FAREWELL_SECONDS, shield=True):
                 await self._farewell(connection)
+        if connection.failure is not None:
+            raise connection.failure
 
     @asynccontextmanager
     async def watching(self, report: Report) -> AsyncIterator[None]:
@@ -155,6 +164,17 @@ class Helpers:
                     return msgspec.structs.replace(answer, device=connection.scope.inward(answer.device))
             await self._seen.wait()
 
+    async def _attend(self, connection: _Connection) -> None:
+        """Take what the helper reports, until it fails or does not answer."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_keep_asking, connection)
+            try:
+                await connection.driver.start()
+                await connection.driver.watch(lambda sighting: self._sighted(connection, sighting))
+            except AnvilError as error:
+                connection.failure = error  # raised outside, so that the nursery does not wrap it
+            nursery.cancel_scope.cancel()
+
     async def _sighted(self, connection: _Connection, sighting: Sighting) -> None:
         fact = connection.scope.inward(sighting.device)
         if sighting.kind == "seen":
@@ -178,5 +198,21 @@ class Helpers:
                 log.warning("helper_farewell", device=identity, error=error.message)
 
     async def _tell(self, sighting: Sighting) -> None:
-        if self._report is not None:
-            await self._report(sighting)
+        # One after the other: what a helper says of a device comes after what an earlier one left to be said of it.
+        async with self._telling:
+            if self._report is not None:
+                await self._report(sighting)
+
+
+async def _keep_asking(connection: _Connection) -> None:
+    """Ask for ever whether the helper is there; end a connection whose helper does not answer."""
+    while True:
+        await trio.sleep(PING_SECONDS)
+        with trio.move_on_after(ANSWER_SECONDS) as scope:
+            try:
+                await connection.driver.ping()
+            except Unavailable:
+                return  # its watch tells of the end
+        if scope.cancelled_caught:
+            connection.failure = Unavailable(f"the helper did not answer within {ANSWER_SECONDS:g} s")
+            connection.running.cancel()

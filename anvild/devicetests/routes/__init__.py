@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from anvild.core.artifacts import Artifacts
+from anvild.core.driver_context import host_name
 from anvild.core.engine import Engine
 from anvild.core.events import EventLog
 from anvild.core.grades import Grades
+from anvild.core.helpers import Helpers
 from anvild.core.identity import Identity
 from anvild.core.plugins import Plugins
 from anvild.core.settings import Settings, config_path
@@ -24,6 +26,7 @@ from .audit import add_audit
 from .auth import add_device_auth, add_sessions
 from .common import Errors
 from .devices import add_devices
+from .driver import add_driver
 from .events import add_events
 from .hands import add_hands
 from .keys import add_keys
@@ -77,6 +80,7 @@ def make_mount(services: Services) -> Mount:
     add_keys(api, identity)
     add_audit(api, identity)
     add_device_auth(api, identity, engine.devices, default_cap=cap)
+    add_driver(api, identity, engine.devices, services.get(Helpers), services.get(EventLog), host=host_name(settings))
     add_sessions(api, identity, secure=settings.web.public_url.startswith("https://"))
     add_lab(api, hands, services.get(Plugins), Grades(settings.data_dir))
     return api.mount(run=hands.run)
