@@ -12,7 +12,7 @@ import trio
 
 from anvild.sdk import EntryType, Files, NotFound, Power, check_absolute
 
-from .app_steps import APP_EXECUTORS
+from .app_steps import APP_EXECUTORS, stop_recording
 from .app_tests import run_app_tests
 from .exec_step import run_exec
 from .pipelines import Assert, ExecStep, FindingStep, ListStep, Pull, Push, Reboot, Step, Test, Wait
@@ -132,6 +132,8 @@ async def _assert(work: Work, step: Assert) -> str:
 
 
 async def _reboot(work: Work, step: Reboot) -> str:
+    """A restart would lose what is recorded of the screen, so that is kept before."""
+    await stop_recording(work)
     await work.session.require(Power).reboot()
     return "it takes verbs again"
 

@@ -111,7 +111,7 @@ class Screenshot(Step, frozen=True, kw_only=True, tag="screenshot"):
 
 
 class Record(Step, frozen=True, kw_only=True, tag="record"):
-    """Record the screen from here on, until a ``record`` step with ``stop``, or else to the end of the run."""
+    """Record the screen from here on, until a ``record`` step with ``stop``, a ``reboot`` or the end of the run."""
 
     capabilities = ("screen", "attachments")
 

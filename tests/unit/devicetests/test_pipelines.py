@@ -81,7 +81,9 @@ def test_what_it_says_is_what_it_means() -> None:
 @pytest.mark.parametrize("path", sorted(PIPELINES.glob("*.toml")), ids=lambda path: path.stem)
 def test_the_pipelines_that_ship_can_be_used(path: Path) -> None:
     pipeline = parse(path.read_text(), name=path.stem, file=path.name)
-    frozen = freeze(pipeline, {})
+    values = {name: each.default or "some.value" for name, each in pipeline.parameters.items()}
+    inputs = {name: Given(artifact="a", name=name, size=1) for name in pipeline.inputs}
+    frozen = freeze(pipeline, {"parameters": values}, inputs)
     assert msgspec.convert(msgspec.to_builtins(frozen), Frozen) == frozen
     assert pipeline.description
 
