@@ -6,10 +6,9 @@ from anvild.sdk import Unavailable
 
 from .adb.wire import Closed
 from .link import Link
-from .scripts import FOLDER
+from .scripts import FOLDER, MARK
 from .session.apps import APPS, BEFORE, INSTALLED
 from .session.apptests import RUNNING
-from .session.exec import MARK
 from .session.packages import parse_paths, uninstall_error
 
 __all__ = ["clean"]

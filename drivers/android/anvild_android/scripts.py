@@ -8,10 +8,13 @@ from collections.abc import Mapping, Sequence
 
 from anvild.sdk import InvalidArgument
 
-__all__ = ["FOLDER", "check_environment", "script"]
+__all__ = ["FOLDER", "MARK", "check_environment", "script"]
 
 FOLDER = "/data/local/tmp/.anvil"
 """The folder of a device in which anvil keeps what outlives a connection. Cleaning the device removes it."""
+
+MARK = "ANVIL_DEVICE"
+"""The variable that all programs of runs carry, with the device's identity, by which cleaning finds them."""
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 

@@ -23,15 +23,12 @@ from anvild.sdk import (
 from ..adb.errors import from_device
 from ..fleet import Fleet
 from ..link import Link
-from ..scripts import check_environment
+from ..scripts import MARK, check_environment
 from .base import AndroidBase
 from .process import LiveProcess, end_group, read_head
 from .tagged import attach_tagged, list_tags, start_tagged
 
-__all__ = ["MARK", "AndroidExec", "parse_processes"]
-
-MARK = "ANVIL_DEVICE"
-"""The variable that all programs of runs carry, by which cleaning finds them."""
+__all__ = ["AndroidExec", "parse_processes"]
 
 FIND = """
 if [ -n "$1" ]; then

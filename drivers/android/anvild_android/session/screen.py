@@ -10,7 +10,7 @@ from anvild.sdk import Attachment, DeviceLost, Screen, Unavailable, WrongState
 
 from ..adb.errors import from_device
 from ..adb.shell import Shell
-from ..scripts import FOLDER
+from ..scripts import FOLDER, MARK
 from .attachments import AndroidAttachments
 from .logs import ShellOutput
 
@@ -22,7 +22,8 @@ STOP_SECONDS = 30.0
 
 RECORD = f"""
 mkdir -p "$1" && cd "$1" || exit 1
-trap 'touch stop; kill -INT "$part" 2>/dev/null' HUP
+export {MARK}="$2"
+trap 'touch stop; kill -HUP "$part" 2>/dev/null' HUP
 number=1
 while [ ! -e stop ]; do
   name=$(printf 'screen-%04d.mp4' "$number")
@@ -34,7 +35,8 @@ while [ ! -e stop ]; do
   number=$((number+1))
 done
 """
-STOP = 'cd "$1" && touch stop && read -r pid <pid && kill -INT "$pid"'
+STOP = 'cd "$1" && touch stop && read -r pid <pid && kill -HUP "$pid"'
+"""Shells let programs in the background ignore an interrupt; on a hang-up, too, screenrecord finishes its file."""
 PARTS = 'cd "$1" && for each in screen-*.mp4; do [ -s "$each" ] && stat -c "%s %n" "$each"; done; true'
 
 
@@ -57,7 +59,7 @@ class AndroidScreen(AndroidAttachments, Screen):
         if self._recording is not None:
             raise WrongState("this session records the screen already")
         folder = f"{FOLDER}/record-{secrets.token_hex(4)}"
-        shell = await self.link.start(RECORD, folder)
+        shell = await self.link.start(RECORD, folder, self.device.identity)
         self._recording = (shell, folder)
         self.closing.append(lambda: self._end_recording(shell, folder))
 
