@@ -11,7 +11,7 @@ from .child import serve_stdio
 from .host import RemoteDriver, RemoteSession, connect_driver
 from .messages import Initialize, Initialized, LogLine
 from .outbox import Traffic
-from .serving import serve_driver
+from .serving import Host, serve_driver
 from .statistics import Statistics
 from .targets import load_driver
 from .transports import StdioTransport, Transport, TransportClosed, memory_transports
@@ -20,6 +20,7 @@ from .websocket import WebSocketRefused, connect_websocket
 
 __all__ = [
     "PROTOCOL_VERSION",
+    "Host",
     "Initialize",
     "Initialized",
     "LogLine",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import math
-from collections.abc import AsyncIterable, Awaitable, Callable
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
 from typing import Any, TypeVar
 
 import msgspec
@@ -22,6 +23,8 @@ from .wire_errors import only_leaf
 __all__ = ["Caller"]
 
 T = TypeVar("T")
+
+CLOSE_SECONDS = 2.0
 
 _STREAM = msgspec.json.Decoder(StreamResult)
 _STREAM_PAIR = msgspec.json.Decoder(StreamPair)
@@ -153,6 +156,14 @@ class _Accompanied:
 
     async def _feed(self, outlet: Outlet, source: AsyncIterable[bytes]) -> None:
         chunks = aiter(source)
+        try:
+            await self._feed_from(outlet, chunks)
+        finally:
+            if inspect.isasyncgen(chunks):
+                with trio.move_on_after(CLOSE_SECONDS, shield=True):
+                    await chunks.aclose()
+
+    async def _feed_from(self, outlet: Outlet, chunks: AsyncIterator[bytes]) -> None:
         while True:
             try:
                 chunk: object = await anext(chunks)

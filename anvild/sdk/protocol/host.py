@@ -5,17 +5,19 @@ from __future__ import annotations
 import functools
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from types import MappingProxyType
 from typing import Any, NoReturn
 
 import msgspec
 import trio
 
 from ..driver import Driver, Report, Session
-from ..errors import AnvilError, CapabilityMissing, DeadlineExceeded, DriverFault, Unavailable
+from ..errors import AnvilError, DeadlineExceeded, DriverFault, Unavailable
 from ..values import Description, DeviceFact, Lease, Recovery
 from ..verbs import Capability
 from .calls import Caller
 from .codec import decode
+from .desk import Desk, Handler
 from .messages import (
     CloseSession,
     ErrorObject,
@@ -35,12 +37,9 @@ from .statistics import Statistics
 from .streams import ItemInlet
 from .transports import Transport
 from .version import protocol_incompatibility
-from .wire_errors import error_to_wire, rebuilt
+from .wire_errors import rebuilt
 
 __all__ = ["RemoteDriver", "RemoteSession", "connect_driver"]
-
-Answering = Callable[[Any], Awaitable[msgspec.Struct]]
-"""Answers a request of the driver's with its parameters, still encoded. Raises errors of the interface."""
 
 INITIALIZE_SECONDS = 30.0
 OPEN_SECONDS = 60.0
@@ -185,7 +184,7 @@ async def connect_driver(
     on_log: Callable[[LogLine], Awaitable[None]] | None = None,
     on_fault: Callable[[DriverFault], None] = lambda fault: None,
     on_traffic: Traffic | None = None,
-    requests: Mapping[str, Answering] = {},
+    requests: Mapping[str, Handler] = MappingProxyType({}),
 ) -> AsyncIterator[RemoteDriver]:
     """Shake hands with a driver on the other side of ``transport``, and use it within the block.
 
@@ -200,19 +199,20 @@ async def connect_driver(
     answer; what the driver refused its settings with; DeadlineExceeded when it does not answer.
     """
     sessions: dict[int, RemoteSession] = {}
+    desk = Desk(requests)
     peer = Peer(
         transport,
         first_id=1,
         other="the driver",
-        on_request=lambda request, method, params: nursery.start_soon(
-            _answer, peer, requests.get(method), request, method, params
-        ),
+        on_request=desk.take,
+        on_cancel=desk.cancel,
         on_notification=lambda method, params: _on_notification(sessions, method, params),
         on_fault=on_fault,
         on_traffic=on_traffic,
     )
     failure: Exception | None = None
     async with trio.open_nursery() as nursery:
+        desk.begin(peer, nursery)
         nursery.start_soon(peer.run)
         try:
             if on_log is not None:
@@ -258,19 +258,6 @@ async def _listen(lines: ItemInlet, on_log: Callable[[LogLine], Awaitable[None]]
         return  # the connection has ended, and everybody else is told why
 
 
-async def _answer(peer: Peer, answering: Answering | None, request: int | str, method: str, params: Any) -> None:
-    """Answer a request of the driver. What it is answered with has its own errors of the interface."""
-    if method == "ping":
-        peer.answer(request, Nothing())
-    elif answering is None:
-        peer.refuse(request, error_to_wire(CapabilityMissing(f"this host has no method {method!r}")))
-    else:
-        try:
-            peer.answer(request, await answering(params))
-        except AnvilError as error:
-            peer.refuse(request, error_to_wire(error))
-
-
 def _on_notification(sessions: dict[int, RemoteSession], method: str, params: Any) -> None:
     # A method that is not known is one of a newer minor version.
     if method == "session.ended":
@@ -280,10 +267,15 @@ def _on_notification(sessions: dict[int, RemoteSession], method: str, params: An
             session._end(ended.error)
 
 
-@functools.cache
 def _class(base: type[Any], names: tuple[str, ...], scope: Scope) -> type[Any]:
     """Make the class that also inherits the capabilities of these names; those that nobody here knows are left out."""
     known = [each for each in map(find_capability, dict.fromkeys(names)) if each is not None]
+    made: type[Any] = _class_of(base, tuple(known), scope)  # type: ignore[arg-type]  # a class is hashable
+    return made
+
+
+@functools.cache
+def _class_of(base: type[Any], known: tuple[type[Capability], ...], scope: Scope) -> type[Any]:
     verbs = {verb: _proxy(each, method) for each in known for verb, method in methods_of(each, scope).items()}
     # A capability that extends another one brings it along.
     bases = [each for each in known if not any(other is not each and issubclass(other, each) for other in known)]

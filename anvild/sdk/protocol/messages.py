@@ -158,7 +158,7 @@ class Progress(msgspec.Struct):
     """One item of a channel, of the type that the method's description says."""
 
     channel: StreamId
-    value: msgspec.Raw
+    value: Any
 
 
 # ----- the life of a connection

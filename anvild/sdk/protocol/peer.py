@@ -46,11 +46,20 @@ STRETCH = 16
 PACE = 10_000
 """How many text messages a second are read at most, after as many at once."""
 
+
+class _RawProgress(msgspec.Struct):
+    """:class:`Progress` with its item still encoded."""
+
+    channel: int
+    value: msgspec.Raw
+
+
 _CREDIT = msgspec.json.Decoder(Credit)
 _END = msgspec.json.Decoder(End)
 _DROP = msgspec.json.Decoder(Drop)
 _CANCEL = msgspec.json.Decoder(Cancel)
-_PROGRESS = msgspec.json.Decoder(Progress)
+_PROGRESS = msgspec.json.Decoder(_RawProgress)
+_PLAIN_PROGRESS = msgspec.json.Decoder(Progress)
 
 
 class _Pending(Generic[T]):
@@ -430,10 +439,10 @@ class Peer:
         """Nobody can use this message; when it is the answer to a request of ours, its caller shall know."""
         fault = self.breach(f"{self.other} sent a message that is not of the protocol: {what}: {text[:80]!r}")
         try:
-            number = msgspec.json.decode(text, type=_OnlyId).id
+            known = msgspec.json.decode(text, type=_OnlyId)
         except (msgspec.MsgspecError, RecursionError):
             return
-        pending = self._pending.pop(number, None)
+        pending = self._pending.pop(known.id, None) if known.method is msgspec.UNSET else None
         if pending is not None:
             self._settle(pending, error=DriverFault(fault.message))
 
@@ -471,7 +480,7 @@ class Peer:
         try:
             match method:
                 case "progress":
-                    progress = decode(params, _PROGRESS)
+                    progress = _progress(params)
                     inlet = self._inlets.get(progress.channel)
                     if isinstance(inlet, ItemInlet):
                         inlet.feed(progress.value)
@@ -517,8 +526,13 @@ class Peer:
             self.breach(f"{self.other} sent {what} for {stream}, which is no stream of that kind")
 
 
+def _progress(params: Any) -> Progress | _RawProgress:
+    return decode(params, _PROGRESS) if isinstance(params, msgspec.Raw) else decode(params, _PLAIN_PROGRESS)
+
+
 class _OnlyId(msgspec.Struct):
     id: int
+    method: Any = msgspec.UNSET
 
 
 class _Pace:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import itertools
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import trio
@@ -73,7 +74,8 @@ class Holdings:
         self, what: str, peer: Peer, nursery: trio.Nursery, processes: dict[int, OpenProcess], fault: Fault
     ) -> None:
         self.what = what
-        self.calls: set[trio.CancelScope] = set()
+        self._calls: dict[trio.CancelScope, trio.Event] = {}
+        self._closed = False
         self._peer = peer
         self._nursery = nursery
         self._processes = processes
@@ -86,6 +88,9 @@ class Holdings:
 
         Raises TypeError for a value that is not what the verb promises.
         """
+        if kind is not Result.VALUE and self._closed:
+            self._nursery.start_soon(self._close, method, value)
+            raise WrongState(f"{self.what} has been closed")
         match kind:
             case Result.VALUE:
                 return value, _nothing
@@ -132,6 +137,16 @@ class Holdings:
         told = StartedProcess(process=number, pid=process.pid, tag=process.tag, output=outlet.stream)
         return told, lambda: self._flow(outlet, self._pump_process, process, outlet)
 
+    @contextmanager
+    def calling(self, scope: trio.CancelScope) -> Iterator[None]:
+        """A verb is at work within ``scope``."""
+        self._calls[scope] = ended = trio.Event()
+        try:
+            yield
+        finally:
+            del self._calls[scope]
+            ended.set()
+
     def forget(self, number: int) -> None:
         """The host has let go of a process."""
         self._mine.discard(number)
@@ -139,19 +154,16 @@ class Holdings:
 
     async def release(self) -> None:
         """Let go of everything that is still open, within a time limit for each step."""
-        for scope in (*self.calls, *self._flows):
+        self._closed = True
+        for scope in (*self._calls, *self._flows):
             scope.cancel()
         with trio.move_on_after(LET_GO_SECONDS):
-            for ended in list(self._flows.values()):
+            for ended in (*self._calls.values(), *self._flows.values()):
                 await ended.wait()
         for number in list(self._mine):
             process = self._processes[number].process
             self.forget(number)
-            with trio.move_on_after(LET_GO_SECONDS, shield=True):
-                try:
-                    await process.aclose()
-                except Exception as error:
-                    self._fault("process.aclose", error)
+            await self._close("process.aclose", process)
 
     # ----- the tasks that move bytes
 
@@ -219,7 +231,7 @@ class Holdings:
                 with trio.move_on_after(LET_GO_SECONDS, shield=True):
                     await chunks.aclose()
 
-    async def _close(self, method: str, stream: trio.abc.AsyncResource) -> None:
+    async def _close(self, method: str, stream: trio.abc.AsyncResource | Process) -> None:
         with trio.move_on_after(LET_GO_SECONDS, shield=True):
             try:
                 await stream.aclose()

@@ -46,7 +46,7 @@ from .transports import Transport
 from .version import PROTOCOL_VERSION, protocol_incompatibility
 from .wire_errors import error_to_wire, only_leaf
 
-__all__ = ["serve_driver"]
+__all__ = ["Host", "serve_driver"]
 
 MAX_CALLS = 1024
 """How many requests are worked on at the same time; more are refused."""
@@ -60,17 +60,34 @@ STOP_SECONDS = 30.0
 
 _INITIALIZE = msgspec.json.Decoder(Initialize)
 _OPEN = msgspec.json.Decoder(OpenParameters)
+_PLAIN = msgspec.json.Decoder(Any)
 _CLOSE = msgspec.json.Decoder(CloseSession)
 
 Make = Callable[[DriverContext[Any]], Driver]
 
 
-async def serve_driver(make: Make, kind: type[Driver], transport: Transport) -> None:
+class Host:
+    """The host of a driver that is served, for what a driver may ask of it."""
+
+    def __init__(self, peer: Peer) -> None:
+        self._peer = peer
+
+    async def request(self, method: str, params: Any = None) -> Any:
+        """Ask the host for something that it offers, such as a new token, with plain values both ways.
+
+        Raises the errors of the interface: CapabilityMissing for what this host does not offer.
+        """
+        return await self._peer.request(method, {} if params is None else params, lambda raw: decode(raw, _PLAIN))
+
+
+async def serve_driver(
+    make: Make, kind: type[Driver], transport: Transport, *, on_host: Callable[[Host], None] = lambda host: None
+) -> None:
     """Serve a driver on ``transport`` until the host closes the connection.
 
     ``make`` makes the driver when the host has said hello; it is mostly ``kind`` itself. Where the host names no
-    directories, the driver gets temporary ones. At the end the sessions that are open are closed, and the driver is
-    stopped if it was started. Cancelling it does the same at once.
+    directories, the driver gets temporary ones. ``on_host`` is given the host, to be asked. At the end the sessions
+    that are open are closed, and the driver is stopped if it was started. Cancelling it does the same at once.
 
     Raises Unavailable when host and driver are of different major versions of the protocol.
     """
@@ -79,6 +96,7 @@ async def serve_driver(make: Make, kind: type[Driver], transport: Transport) -> 
         try:
             async with trio.open_nursery() as nursery:
                 server.begin(nursery)
+                on_host(Host(server.peer))
                 await server.peer.run()
                 with trio.move_on_after(CLOSE_SECONDS):
                     await server.close_all()
@@ -269,18 +287,16 @@ class _Server:
         args, kw = method.arguments(values)
         if method.owner is Driver and method.verb in ("start", "stop"):
             self._started = method.verb == "start"
-        holdings.calls.add(call.scope)
         error: AnvilError | None = None
         told: Any = None
         after: Callable[[], None] | None = None
         try:
-            with call.scope:
+            with holdings.calling(call.scope), call.scope:
                 result = await getattr(target, method.verb)(*args, **kw)
                 told, after = holdings.take(method.name, method.result, result)
         except Exception as raised:
             error = self._error(method.name, raised)
         finally:
-            holdings.calls.discard(call.scope)
             for inlet in call.inlets:
                 inlet.end()
             for outlet in call.outlets:
