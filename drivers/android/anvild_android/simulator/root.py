@@ -78,6 +78,7 @@ class Root:
         self._quota = quota
         self._enter: tuple[str, ...] = ()
         self._first = 0
+        self._alive = -1
         self._nursery: trio.Nursery | None = None
         self.files = Files(-1)
 
@@ -193,6 +194,7 @@ class Root:
                     while not info.rstrip().endswith(b"}") and (chunk := await stream.receive_some()):
                         info += chunk
                     self._first = msgspec.json.decode(bytes(info), type=_Info).child_pid
+                    self._alive = os.pidfd_open(self._first)
                     self.files = Files(os.open(f"/proc/{self._first}/root", os.O_PATH | os.O_DIRECTORY))
                     return
                 said += await holder.stderr.receive_some()
@@ -203,8 +205,15 @@ class Root:
         )
 
     async def _end(self, holder: trio.Process) -> None:
-        if holder.stdin is not None:
-            await holder.stdin.aclose()
+        """Kill the first process: the kernel ends all the others with it, and its parent is still there to bury it."""
+        if self._alive >= 0:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._alive, signal.SIGKILL)
+            await trio.lowlevel.wait_readable(self._alive)
+            os.close(self._alive)
+            self._alive = -1
+        assert holder.stdin is not None
+        await holder.stdin.aclose()
         with trio.move_on_after(END_SECONDS):
             await holder.wait()
         if holder.returncode is None:
@@ -237,7 +246,7 @@ class Root:
             start_new_session=True,
             env={**ENVIRONMENT, **(env or {})},
         )
-        self._nursery.start_soon(process.wait)
+        self._nursery.start_soon(_reap, process)
         return process
 
     def in_network(self, command: Sequence[str]) -> list[str]:
@@ -267,3 +276,9 @@ def _number_inside(process: Path) -> int:
     """The process's number in its own namespace; the first two hold a device's world."""
     found = re.search(r"^NSpid:.*\s(\d+)$", (process / "status").read_text(), re.MULTILINE)
     return int(found[1]) if found else 0
+
+
+async def _reap(process: trio.Process) -> None:
+    """Wait for a program, which ends with the device at the latest, so that nothing is left of it."""
+    with trio.CancelScope(shield=True):
+        await process.wait()

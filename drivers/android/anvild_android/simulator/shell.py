@@ -27,7 +27,8 @@ PRELUDE = "".join(f'{name}() {{ /system/bin/{name} "$@"; }}\n' for name in ("reb
 
 def _command(text: str, *, terminal: bool) -> list[str]:
     shell = [SHELL, "-c", PRELUDE + text] if text else [SHELL]
-    return [BUSYBOX, "setsid", "-c", *shell] if terminal else shell
+    # As adbd does: each command leads a session of its own, and with it a group that can be sent signals.
+    return [BUSYBOX, "setsid", *(["-c"] if terminal else []), *shell]
 
 
 async def serve_exec(root: Root, stream: AdbStream, text: str, *, stderr: bool) -> None:
