@@ -24,7 +24,7 @@ COMMANDS: tuple[tuple[str, str, Group, str], ...] = (
     ("devices", "anvild.cli.devices:app", WORK, "List devices, make them, use them by hand."),
     ("events", "anvild.cli.events:events", WORK, "Show what happened, and follow what happens."),
     ("pipelines", "anvild.cli.pipeline:app", LAB, "List the pipelines that can be run, check files of them."),
-    ("drivers", "anvild.cli.lab:drivers", LAB, "List the drivers and how they are."),
+    ("drivers", "anvild.cli.drivers:app", LAB, "List the drivers and how they are, rearm one."),
     ("plugins", "anvild.cli.lab:plugins", LAB, "List the plugins that the daemon found."),
     ("keys", "anvild.cli.keys:app", LAB, "List, create and revoke API keys."),
     ("login", "anvild.cli.login:login", LAB, "Save the address and the key of a daemon."),

@@ -126,7 +126,9 @@ class DriverInfo(Wire, frozen=True):
     name: str
     version: str
     health: str
+    state: str = ""
     reason: str | None = None
+    facts: dict[str, str] = {}
     capabilities: tuple[str, ...] = ()
     slots: int = 0
     slots_used: int = 0

@@ -145,6 +145,11 @@ class Hands:
         """The drivers with their health, by name."""
         return self._engine.drivers()
 
+    async def rearm_driver(self, name: str, by: Actor) -> DriverInfo:
+        """End a driver's quarantine. Raises NotFound, and Conflict when it is in none."""
+        await self._engine.rearm_driver(name, by)
+        return self._engine.driver(name).info
+
     async def _hold(
         self, device_id: str, by: Actor, task_status: trio.TaskStatus[HeldSession] = trio.TASK_STATUS_IGNORED
     ) -> None:

@@ -443,6 +443,12 @@ class Driver(Wire, frozen=True, kw_only=True):
     facts: dict[str, str]
 
 
+class DriverAnswer(Wire, frozen=True, kw_only=True):
+    """One driver."""
+
+    driver: Driver
+
+
 class DriverList(Wire, frozen=True, kw_only=True):
     """All drivers by name."""
 

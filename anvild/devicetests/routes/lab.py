@@ -14,6 +14,7 @@ from anvild.web.request import Answer, Request
 from .. import schemas as wire
 from ..hands import Hands
 from ..shapes import driver_shape, plugin_shape
+from .common import actor_of
 
 __all__ = ["add_lab"]
 
@@ -33,6 +34,18 @@ def add_lab(api: Api, hands: Hands, plugins: Plugins, grades: Grades) -> None:
     )
     async def list_drivers(_: Request) -> wire.DriverList:
         return wire.DriverList(drivers=[driver_shape(info) for info in hands.drivers()])
+
+    @api.post(
+        "/drivers/{name}/rearm",
+        summary="Take a driver out of quarantine: it is started again.",
+        tags=TAGS,
+        answers={200: wire.DriverAnswer},
+        errors={404: "There is no such driver.", 409: "The driver is not in quarantine."},
+        action="lab:operate",
+        contract=False,
+    )
+    async def rearm_driver(request: Request) -> wire.DriverAnswer:
+        return wire.DriverAnswer(driver=driver_shape(await hands.rearm_driver(request.path["name"], actor_of(request))))
 
     @api.get(
         "/plugins",
