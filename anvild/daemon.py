@@ -20,18 +20,27 @@ import msgspec
 import trio
 
 from anvild.core.artifacts import Artifacts, open_artifacts
-from anvild.core.driver_context import driver_context, enabled_drivers, host_name
+from anvild.core.driver_context import (
+    driver_context,
+    driver_directories,
+    driver_table,
+    enabled_drivers,
+    host_name,
+    isolated_drivers,
+)
 from anvild.core.engine import DriverFactory, Engine, InProcess
 from anvild.core.events import EventLog
 from anvild.core.helpers import HelperDriver, Helpers
 from anvild.core.identity import Identity, Limits
 from anvild.core.identity.idempotency import Idempotency
+from anvild.core.isolation import OwnProcess
 from anvild.core.logging import configure, get_logger
 from anvild.core.plugins import Plugins
-from anvild.core.settings import Settings, SettingsError
+from anvild.core.settings import Settings, SettingsError, config_path, driver_hosting
 from anvild.core.store import Store, open_store
 from anvild.core.systemd import Systemd, inherited_sockets
 from anvild.sdk import Driver, Event, Mount, Services
+from anvild.sdk.protocol import Initialize
 from anvild.web.app import root_app
 from anvild.web.metrics import Metrics, Readiness
 from anvild.web.server import ConnectionLimits, bind, url_of
@@ -156,10 +165,10 @@ async def _services(settings: Settings, plugins: Plugins, store: Store) -> Servi
 def _driver_factories(settings: Settings, plugins: Plugins, helpers: Helpers) -> Mapping[str, DriverFactory]:
     """Say how to make each driver that is on. A wrong setting keeps the daemon from starting, since only its operator
     can mend it; a driver that is itself broken is shown with its reason, and the rest go on."""
-    enabled = enabled_drivers(settings, plugins)
-    made = {name: _driver_factory(settings, kind) for name, kind in enabled.items()}
+    apart = {name: _own_process(settings, name, call) for name, call in isolated_drivers(settings, plugins).items()}
+    here = {name: _driver_factory(settings, kind) for name, kind in enabled_drivers(settings, plugins).items()}
     context = driver_context(settings, HelperDriver)
-    return {**made, HelperDriver.name: InProcess(partial(HelperDriver, context, helpers))}
+    return {**here, **apart, HelperDriver.name: InProcess(partial(HelperDriver, context, helpers))}
 
 
 def _driver_factory(settings: Settings, kind: type[Driver]) -> DriverFactory:
@@ -174,6 +183,19 @@ def _driver_factory(settings: Settings, kind: type[Driver]) -> DriverFactory:
             raise broken
 
         return InProcess(fail)
+
+
+def _own_process(settings: Settings, name: str, command: Sequence[str]) -> OwnProcess:
+    state, cache = driver_directories(settings, name)
+    start = Initialize(
+        host=host_name(settings),
+        settings=driver_table(settings, name),
+        state_dir=str(state),
+        cache_dir=str(cache),
+        data_path=tuple(map(str, config_path(settings))),
+    )
+    memory = driver_hosting(settings, name).memory
+    return OwnProcess(name, command, start, memory=memory, directory=settings.config_dir)
 
 
 @asynccontextmanager

@@ -88,8 +88,8 @@ def driver_directories(settings: Settings, name: str) -> tuple[Path, Path]:
 
     It makes directories: call it before the loop runs, or in a thread.
     """
-    state = settings.data_dir / "drivers" / name
-    cache = settings.data_dir / "cache" / name
+    state = settings.data_dir.absolute() / "drivers" / name
+    cache = settings.data_dir.absolute() / "cache" / name
     for directory in (state, cache):
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
     return state, cache

@@ -8,6 +8,7 @@ Precedence, later wins: the defaults here, ``/etc/anvild/anvild.toml``, ``/etc/a
 from __future__ import annotations
 
 import difflib
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -33,6 +34,7 @@ __all__ = [
 
 DEFAULT_CONFIG = Path("/etc/anvild/anvild.toml")
 ENVIRONMENT_PREFIX = "ANVIL_"
+DRIVER_NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 Seconds = Annotated[float, msgspec.Meta(gt=0)]
@@ -168,6 +170,8 @@ def driver_hosting(settings: Settings, name: str) -> DriverHosting:
 
     :raises SettingsError: with the key and what was expected.
     """
+    if not DRIVER_NAME.fullmatch(name):
+        raise SettingsError(f"drivers.{name}: a driver's name is made of lower-case letters, digits, - and _")
     known = DriverHosting.__struct_fields__
     table = {key: value for key, value in settings.drivers.get(name, {}).items() if key in known}
     try:

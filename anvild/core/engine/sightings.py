@@ -27,8 +27,8 @@ MAX_DEVICES = 10_000
 DAY = 86_400.0
 REPORTS_PER_SECOND = 50
 REPORTS_AT_ONCE = 2 * MAX_DEVICES
-"""How many reports are taken at once, and a second after that. A driver that reports more is held back, so that it takes
-no time and no room from the rest of the lab."""
+"""How many reports are taken at once, and a second after that. A driver that reports more is held back, so that it
+takes no time and no room from the rest of the lab."""
 
 ABSENT_AFTER = 15.0
 """Seconds a watch may take to report all that is there; known devices that it has not named by then are away."""
