@@ -123,8 +123,8 @@ async def test_a_run_that_cannot_be_is_refused(call: Caller) -> None:
         ({"pipeline": "smoke", "deviceId": "phone"}, "invalid_body", "body.deviceId"),
         ({"pipeline": "smoke", "metadata": []}, "invalid_body", "body.metadata"),
         ([], "invalid_body", "body"),
-        ({"pipeline": "smok"}, "unknown_pipeline", "there are: smoke"),
-        ({"pipeline": "../smoke"}, "unknown_pipeline", "there are: smoke"),
+        ({"pipeline": "smok"}, "unknown_pipeline", "there are: app-tests, smoke"),
+        ({"pipeline": "../smoke"}, "unknown_pipeline", "there are: app-tests, smoke"),
         ({"pipeline": "smoke", "deviceId": str(uuid.uuid4())}, "invalid_body", "body.deviceId"),
         (
             {"pipeline": "smoke", "metadata": {"parameters": {"greting": "x"}}},
