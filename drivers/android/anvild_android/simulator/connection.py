@@ -164,7 +164,7 @@ class Connection:
         try:
             await self._device.serve(self, stream, destination)
             await stream.drained()
-        except (EOFError, trio.BrokenResourceError):
+        except* (EOFError, trio.BrokenResourceError):
             pass  # the host has closed the stream, and wants no more of it
         finally:
             self.release(stream)
