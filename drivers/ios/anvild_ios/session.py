@@ -57,13 +57,15 @@ async def open_session(
         pass  # the device answers, and trusts this host
     folder = await trio.to_thread.run_sync(_make_folder, cache)
     background = Background(_unexpected)
+    keeper = LogKeeper(link, background, folder, log_bytes)
     try:
         await background.open()
         kind = ToolSession if AppTests.capability in device.capabilities else IosSession
         session = kind(device, link, ledger=ledger, helper=helper, roster=roster, folder=folder)
-        session.keeper = LogKeeper(link, background, folder, log_bytes)
+        session.keeper = keeper
         yield session
     finally:
+        await keeper.aclose()
         await background.close()
         with trio.CancelScope(shield=True):
             await trio.to_thread.run_sync(lambda: shutil.rmtree(folder, ignore_errors=True))

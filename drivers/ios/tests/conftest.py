@@ -12,6 +12,7 @@ import subprocess
 import zipfile
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,7 @@ class Bench:
             yield session
 
 
-def make_driver(root: Path, **settings: Any) -> IosDriver:
+def driver_at(root: Path, **settings: Any) -> IosDriver:
     return IosDriver(
         DriverContext(
             settings=IosSettings(**settings),
@@ -94,8 +95,25 @@ def make_driver(root: Path, **settings: Any) -> IosDriver:
     )
 
 
+@pytest.fixture
+def make_driver(tmp_path: Path) -> Callable[..., IosDriver]:
+    """Make a driver with these settings, again and again on the same state."""
+    return partial(driver_at, tmp_path)
+
+
+@pytest.fixture
+def running() -> Callable[[IosDriver], AbstractAsyncContextManager[Watched]]:
+    """Run a driver as the daemon does, and note what it reports."""
+    return watching
+
+
+@pytest.fixture
+def make_bench() -> type[Bench]:
+    return Bench
+
+
 @contextlib.asynccontextmanager
-async def running(driver: IosDriver) -> AsyncIterator[Watched]:
+async def watching(driver: IosDriver) -> AsyncIterator[Watched]:
     """A driver as the daemon runs it."""
     watched = Watched()
     try:
@@ -146,8 +164,8 @@ async def bench(
 ) -> AsyncIterator[Bench]:
     """One simulated device, and a driver on it that has no tool."""
     async with start_simulator() as simulator:
-        driver = make_driver(tmp_path, usbmuxd=simulator.address, tool="/nowhere/ios")
-        async with running(driver) as watched:
+        driver = driver_at(tmp_path, usbmuxd=simulator.address, tool="/nowhere/ios")
+        async with watching(driver) as watched:
             yield Bench(simulator, driver, watched)
 
 

@@ -169,8 +169,8 @@ class Simulator:
         wire = Wire(stream)
         try:
             await self._converse(wire)
-        except WireBroken:
-            return  # the client has gone, or speaks no protocol of ours: only its own connection ends
+        except* WireBroken:
+            pass  # the client has gone, or speaks no protocol of ours: only its own connection ends
         finally:
             await wire.aclose()
 

@@ -37,7 +37,7 @@ async def serve_afc(disk: Disk, wire: Wire) -> None:
             operation, body = AfcOperation.STATUS, U64.pack(error.status)
         except (struct.error, IndexError, UnicodeDecodeError):
             operation, body = AfcOperation.STATUS, U64.pack(AfcStatus.INVALID_ARGUMENT)
-        # Bulk data comes behind the head of a packet, all else is the head: some clients read only the one or the other.
+        # Bulk data comes behind the head of a packet, all else in it: some clients read only the one or the other.
         bulk = operation is AfcOperation.DATA
         await wire.send(encode_packet(packet.number, operation, b"" if bulk else body, body if bulk else b""))
 
