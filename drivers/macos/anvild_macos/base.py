@@ -69,8 +69,12 @@ class HostedSession(Session, Attachments):
         """Run a command that must succeed. Raises an error that begins with ``what``."""
         done = await self.place.run(argv, env=env)
         if done.code:
-            raise refused(what, done)
+            raise self.explain(what, done)
         return done
+
+    def explain(self, what: str, done: Done) -> AnvilError:
+        """Turn a failed command into an error of the interface."""
+        return refused(what, done)
 
     async def note(self, noted: list[str], app: str) -> None:
         """Remember that an app was installed or launched, so that the cleaning undoes it."""

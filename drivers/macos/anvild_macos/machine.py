@@ -17,7 +17,6 @@ from anvild.sdk import (
     Exec,
     Files,
     Logs,
-    NotFound,
     Power,
     Screen,
     Unavailable,
@@ -25,7 +24,7 @@ from anvild.sdk import (
 
 from .models import PairedDevice, Simulator, hardware, paired_devices, simulators
 from .place import Done, LocalPlace, Place, refused
-from .shell import SLOT
+from .shell import SLOT, script
 from .xcodebuild import check_xcode
 from .xcresult import OLDEST_XCODE
 
@@ -33,6 +32,16 @@ XCODE = re.compile(r"^Xcode (\d+(?:\.\d+)*)", re.MULTILINE)
 LOOK_SECONDS = "10"
 MAC, SIMULATOR, DEVICE = "mac", "simulator", "device"
 REACHABLE = ("connected", "disconnected")  # the latter: paired and near; the tunnel is made when it is needed
+
+
+QUESTIONS = (
+    "system_profiler SPHardwareDataType -json 2>/dev/null",
+    "sw_vers",
+    "id -un",
+    "xcodebuild -version 2>&1",
+    "sudo -n -l /sbin/shutdown 2>&1",
+)
+EXAMINE = "".join(f"{question}; printf '\\0%s\\0' $?\n" for question in QUESTIONS)
 
 
 class Machine(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,11 +60,15 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
 
 async def examine(place: Place) -> Machine:
     """Find out what a Mac is. Raises Unavailable, DeviceLost, DriverFault."""
-    profile = await _ask(place, "system_profiler", "SPHardwareDataType", "-json")
-    system = await _ask(place, "sw_vers")
-    user = await _ask(place, "id", "-un")
-    xcode = await place.run(["xcodebuild", "-version"], housekeeping=True)
-    sudo = await place.run(["sudo", "-n", "-l", "/sbin/shutdown"], housekeeping=True)
+    done = await place.run(script(EXAMINE), housekeeping=True)
+    *parts, _ = done.out.split(b"\0")
+    answers = [Done(code=int(code), out=out, err=b"") for out, code in zip(parts[::2], parts[1::2], strict=True)]
+    if len(answers) != len(QUESTIONS):
+        raise Unavailable(f"the Mac {place.name!r} broke off when it was asked what it is: {done.said}")
+    profile, system, user, xcode, sudo = answers
+    for question, answer in zip(QUESTIONS, (profile, system, user), strict=False):
+        if answer.code:
+            raise Unavailable(f"{place.name!r} is no Mac that the driver can use: `{question}` failed there")
     told = hardware(profile.out)
     words = dict(line.split(":", 1) for line in system.out.decode(errors="replace").splitlines() if ":" in line)
     found = XCODE.search(xcode.out.decode(errors="replace")) if xcode.code == 0 else None
@@ -90,7 +103,9 @@ async def look(place: Place, machine: Machine) -> Looked:
     if machine.xcode is None:
         return looked
     try:
-        listed = await _ask(place, "xcrun", "simctl", "list", "-j")
+        listed = await place.run(["xcrun", "simctl", "list", "-j"], housekeeping=True)
+        if listed.code:
+            raise refused(f"simctl on the Mac {place.name!r} failed", listed)
         looked.found[SIMULATOR] = [simulator_fact(place, machine, each) for each in simulators(listed.out)]
         command = ["xcrun", "devicectl", "list", "devices", "--timeout", LOOK_SECONDS, "--json-output", SLOT]
         paired = await place.run_into_file(command, housekeeping=True)
@@ -102,16 +117,6 @@ async def look(place: Place, machine: Machine) -> Looked:
     except AnvilError as error:
         looked.trouble = error.message
     return looked
-
-
-async def _ask(place: Place, *argv: str) -> Done:
-    try:
-        done = await place.run(argv, housekeeping=True)
-    except NotFound as error:
-        raise Unavailable(f"{place.name!r} is no Mac that the driver can use: {error.message}") from None
-    if done.code:
-        raise refused(f"{argv[0]} on the Mac {place.name!r} failed", done)
-    return done
 
 
 def tests(machine: Machine) -> tuple[str, ...]:

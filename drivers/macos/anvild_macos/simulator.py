@@ -18,7 +18,7 @@ from .screen import HostedScreen
 from .shell import script
 
 BOOT_SECONDS = 55.0
-LIST_APPS = 'xcrun simctl listapps "$1" | plutil -convert json -o - -'
+LIST_APPS = 'set -o pipefail; xcrun simctl listapps "$1" | plutil -convert json -o - -'
 CLEAR = """\
 for part in Documents Library tmp SystemData; do
   [ ! -d "$1/$part" ] || find "$1/$part" -mindepth 1 -delete || exit
@@ -36,10 +36,10 @@ class SimulatorSession(HostedApps, HostedScreen, UnifiedLogs, Power):
 
     async def simctl(self, what: str, *words: str, env: Mapping[str, str] | None = None) -> Done:
         """Run ``simctl`` to a good end. Raises an error that begins with ``what``."""
-        done = await self.place.run(["xcrun", "simctl", *words], env=env)
-        if done.code:
-            raise trouble(what, done)
-        return done
+        return await self.demand(["xcrun", "simctl", *words], what, env=env)
+
+    def explain(self, what: str, done: Done) -> AnvilError:
+        return trouble(what, done)
 
     # power
 
@@ -67,9 +67,7 @@ class SimulatorSession(HostedApps, HostedScreen, UnifiedLogs, Power):
         await end_app(self.place, self.device.identity, app)
 
     async def list_apps(self, *, system: bool = False) -> Sequence[App]:
-        done = await self.place.run(script(LIST_APPS, self.device.identity))
-        if done.code:
-            raise trouble("the apps cannot be listed", done)
+        done = await self.demand(script(LIST_APPS, self.device.identity), "the apps cannot be listed")
         found = [
             App(
                 identifier=app.identifier,

@@ -165,7 +165,7 @@ class Stub:
         self.home = home
 
     def reset(self) -> None:
-        for name in ("state.json", "calls", "hanging", "environment"):
+        for name in ("state.json", "calls", "hanging", "environment", "recording"):
             (self.home / name).unlink(missing_ok=True)
 
     @property
@@ -226,14 +226,17 @@ LEASE = Lease(lease_id="lease", fence=1, holder="test")
 
 
 @pytest.fixture
-def make_driver(sshd: Sshd, tmp_path: Path) -> Callable[..., MacosDriver]:
+def make_driver(sshd: Sshd, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., MacosDriver]:
+    """Make drivers that have the same state, as those of one daemon after another."""
+    root = tmp_path_factory.mktemp("daemon")
+
     def make(**settings: Any) -> MacosDriver:
         return MacosDriver(
             DriverContext(
                 settings=MacosSettings(**{"hosts": (sshd.settings(),), **settings}),
                 host="test",
-                state_dir=tmp_path / "state",
-                cache_dir=tmp_path / "cache",
+                state_dir=root / "state",
+                cache_dir=root / "cache",
                 data_path=(),
                 log=lambda *_words, **_values: None,
             )

@@ -176,6 +176,7 @@ def bundle(path):
 def record(path, greeting):
     ended = []
     signal.signal(signal.SIGINT, lambda *_: ended.append(True))
+    (HOME / "recording").touch()
     sys.stderr.write(greeting)
     sys.stderr.flush()
     while not ended:
@@ -202,6 +203,8 @@ def devicectl(words):
 
     match words:
         case ["list", "devices", "--timeout", "10", "--json-output", path]:
+            if mode("devicectl") == "broken":
+                fail(1, "ERROR: CoreDeviceService was unable to locate a device")
             listed = json.loads(recorded("devicectl-list.json"))
             if mode("phone") == "away":
                 listed["result"]["devices"][0]["connectionProperties"]["tunnelState"] = "unavailable"
