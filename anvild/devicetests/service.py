@@ -10,7 +10,7 @@ from uuid import UUID
 import msgspec
 import trio
 
-from anvild.core.engine import Actor, Finding, Run, RunRequest, Runs
+from anvild.core.engine import Actor, Devices, Finding, Run, RunRequest, Runs
 from anvild.core.errors import InvalidRequest, TooLarge
 from anvild.sdk import NotFound
 
@@ -27,8 +27,9 @@ LISTED = 50
 class PipelineRuns:
     """The runs of pipelines. A run of another team, or of another kind, looks missing."""
 
-    def __init__(self, runs: Runs, catalogue: Catalogue, uploads: Uploads) -> None:
+    def __init__(self, runs: Runs, devices: Devices, catalogue: Catalogue, uploads: Uploads) -> None:
         self._runs = runs
+        self._devices = devices
         self._catalogue = catalogue
         self._uploads = uploads
 
@@ -38,11 +39,14 @@ class PipelineRuns:
         """Queue a run of a pipeline as it is written now, or of the caller's own in ``metadata["pipeline"]``.
 
         Raises UnknownPipeline naming those that exist, PipelineError for one that cannot be used or values that do
-        not fit, InvalidRequest for an upload that the team has not, NotFound for a device that the team cannot see.
+        not fit, InvalidRequest for an upload that the team has not and for a device of a platform that the pipeline
+        does not run on, NotFound for a device that the team cannot see.
         """
         given = dict(metadata or {})
         own = given.pop("pipeline", None)
         found = await (self._catalogue.get(pipeline) if own is None else self._own(team_id, pipeline, own))
+        if device_id is not None and found.requires.platforms:
+            await self._check_platform(team_id, device_id, found)
         inputs = await self._inputs(team_id, given)
         frozen = freeze(found, given, inputs)
         request = RunRequest(
@@ -57,6 +61,16 @@ class PipelineRuns:
             max_attempts=1 + found.retries,
         )
         return await self._runs.submit(request, by)
+
+    async def _check_platform(self, team_id: str, device_id: str, pipeline: Pipeline) -> None:
+        """Refuse a device that will never do; one that is known by name alone may turn out to be any."""
+        device = await self._devices.get(device_id, team_id)
+        if device.platform is not None and device.platform not in pipeline.requires.platforms:
+            platforms = " or ".join(pipeline.requires.platforms)
+            raise InvalidRequest(
+                f"the device {device.name!r} is of the platform {device.platform}, and the pipeline {pipeline.name!r} "
+                f"runs on {platforms}"
+            )
 
     async def _own(self, team_id: str, name: str, own: object) -> Pipeline:
         """Read a pipeline that the caller gives: its text, or the id of an upload."""

@@ -66,7 +66,7 @@ def make_mount(services: Services) -> Mount:
     )
     catalogue = Catalogue([path / "pipelines" for path in config_path(settings)])
     uploads = Uploads(services.get(Artifacts), limit=settings.web.max_upload)
-    runs = PipelineRuns(engine.runs, catalogue, uploads)
+    runs = PipelineRuns(engine.runs, engine.devices, catalogue, uploads)
     hands = Hands(engine)
     cap = settings.devicetests.device_cap
     remembered = Remembered(touched)

@@ -162,6 +162,11 @@ async def test_a_phone_that_can_is_chosen(wing: Wing, lab: Lab) -> None:
     waiting = await state(wing.owner, answer.json()["run"]["id"])
     assert waiting["state"] == "queued"
     assert "tablet" in waiting["waiting"]
+    body = {"pipeline": "mine", "deviceId": used, "metadata": {"pipeline": own}}
+    refused = (await wing.owner.post("/runs", json=body)).json()["error"]
+    assert refused["message"] == (
+        "the device 'Fake rich' is of the platform phone, and the pipeline 'mine' runs on tablet"
+    )
 
 
 async def test_uploads_belong_to_a_team(wing: Wing) -> None:
