@@ -62,20 +62,17 @@ def test_a_device_is_lent_and_taken_back(lab: Daemon, anvil: Anvil, environ: Map
     driver = tmp_path / "lent.py"
     driver.write_text(LENT)
     command = [str(Path(sys.executable).with_name("anvil")), "driver", "join", str(driver)]
-    joined = subprocess.Popen(
-        [*command, "--udid", "lent-1", "--platform", "android"], env=dict(environ), stdout=subprocess.PIPE
-    )
-    try:
-        device = until(anvil, "ready")
-        assert device["name"] == "Lent"
-        joined.send_signal(signal.SIGINT)
-        joined.wait(30)
-        assert joined.stdout is not None
-        assert b"lent-1 is connected to" in joined.stdout.read()
-        assert until(anvil, "offline")["id"] == device["id"]
-    finally:
-        joined.kill()
-        joined.wait()
+    words = [*command, "--udid", "lent-1", "--platform", "android"]
+    with subprocess.Popen(words, env=dict(environ), stdout=subprocess.PIPE) as joined:
+        try:
+            device = until(anvil, "ready")
+            assert device["name"] == "Lent"
+            joined.send_signal(signal.SIGINT)
+            said, _ = joined.communicate(timeout=30)
+            assert b"lent-1 is connected to" in said
+            assert until(anvil, "offline")["id"] == device["id"]
+        finally:
+            joined.kill()
 
 
 def test_what_cannot_be_lent_is_refused(anvil: Anvil, tmp_path: Path) -> None:
