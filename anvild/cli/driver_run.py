@@ -13,7 +13,7 @@ from cyclopts import Parameter
 
 from anvild.core.settings import config_path
 from anvild.sdk import DRIVER_CAPABILITIES, Capability, DeviceRequest, Process, Sighting, Stream
-from anvild.sdk.testing import Profile, ProvisionProfile
+from anvild.sdk.testing import ProvisionProfile
 from anvild.sdk.testing.bench import Bench
 from anvild.sdk.testing.places import temporary_setup
 from anvild.sdk.testing.rules import Broken
@@ -46,6 +46,7 @@ async def run(
     ] = (),
     place: Annotated[PlaceName | None, Parameter(help="Where it shall stand.")] = None,
     command: Annotated[str | None, Parameter(help="Instead of DRIVER, which only names it: its command.")] = None,
+    count: Annotated[int | None, Parameter(help="End watch after so many reports; Ctrl-C does, too.")] = None,
     data_dir: DataDir = None,
     config: ConfigFile = None,
     context: Ctx,
@@ -64,7 +65,7 @@ async def run(
     profile = msgspec.structs.replace(shipped, device=device, provision=ProvisionProfile(template=template))
     stand = target.place(place or ("inprocess" if target.kind is not None else "process"))
     chosen = {**shipped.settings, **settings_from(setting)}
-    hand = _Hand(context.output, profile)
+    hand = _Hand(context.output, count)
     try:
         async with temporary_setup(chosen, config_path(settings)) as setup, trio.open_nursery() as nursery:
             bench = Bench(stand, profile, setup, nursery)
@@ -82,9 +83,9 @@ async def run(
 class _Hand:
     """Does one thing with a driver and prints what comes of it."""
 
-    def __init__(self, output: Output, profile: Profile) -> None:
+    def __init__(self, output: Output, count: int | None) -> None:
         self._output = output
-        self._profile = profile
+        self._count = count
 
     async def do(self, bench: Bench, verb: str, words: Sequence[str]) -> int:
         if verb == "describe":
@@ -109,7 +110,7 @@ class _Hand:
         return ExitCode.OK
 
     async def _watch(self, bench: Bench) -> None:
-        """Print sightings until Ctrl-C."""
+        """Print sightings until there were so many as were asked for, or Ctrl-C."""
         seen = 0
 
         def more() -> list[Sighting]:
@@ -117,8 +118,10 @@ class _Hand:
 
         while True:
             for sighting in await bench.life.until(more, float("inf"), "no device was reported"):
-                seen += 1
                 self._output.line(msgspec.to_builtins(sighting))
+                seen += 1
+                if seen == self._count:
+                    return
 
     async def _call(self, bench: Bench, call: VerbCall, on: Capability, words: Sequence[str]) -> int:
         values = call.read(words)
