@@ -31,7 +31,7 @@ from .pipelines import (
     Uninstall,
 )
 from .pipelines.rules import RUN
-from .work import LARGEST, StepFailed, Work, file_name
+from .work import JUDGED, LARGEST, StepFailed, Work, file_name
 
 __all__ = ["APP_EXECUTORS", "record_again", "stop_recording"]
 
@@ -99,8 +99,15 @@ async def _record(work: Work, step: Record) -> str:
 
 async def record_again(work: Work) -> None:
     """Go on with a recording that ended with the session of the daemon before; its parts are lost."""
-    await work.context.log("the recording of the screen begins again: the daemon was away")
-    await work.session.require(Screen).start_recording()
+    try:
+        await work.session.require(Screen).start_recording()
+    except WrongState:
+        return  # the session has outlived the daemon
+    except JUDGED as error:
+        work.progress.recording = None
+        await work.context.log(f"the recording of the screen ended when the daemon went away: {error.message}")
+    else:
+        await work.context.log("the recording of the screen begins again: the daemon was away")
 
 
 async def stop_recording(work: Work) -> list[str]:

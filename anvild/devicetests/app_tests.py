@@ -30,7 +30,7 @@ from .pipelines import Test, TestExpectation
 from .progress import Begun
 from .work import JUDGED, LARGEST, StepFailed, Work, file_name
 
-__all__ = ["Results", "read_results", "run_app_tests", "words"]
+__all__ = ["Results", "name_of", "read_results", "run_app_tests", "words"]
 
 MOST_CASES = 100_000
 MOST_EVENTS = 1000
@@ -122,20 +122,21 @@ async def _findings(work: Work, cases: Sequence[TestCase]) -> None:
     """Record a finding for each test that failed, up to a number, one for the rest, and one for what was skipped."""
     bad = sorted((case for case in cases if case.status in BAD), key=lambda case: case.status is TestStatus.FAILED)
     for case in bad[:MOST_FINDINGS]:
-        title = f"{_name(case)}: {case.message or 'it failed'}"[:LONGEST_TITLE]
+        title = f"{name_of(case)}: {case.message or 'it failed'}"[:LONGEST_TITLE]
         detail = (case.trace or case.message or "")[:LONGEST_DETAIL]
         await work.context.finding(SEVERITIES[case.status], title=title, category="test", detail=detail or None)
     if rest := bad[MOST_FINDINGS:]:
-        detail = "\n".join(map(_name, rest))[:LONGEST_DETAIL]
+        detail = "\n".join(map(name_of, rest))[:LONGEST_DETAIL]
         severity = SEVERITIES[rest[0].status]
         await work.context.finding(severity, title=f"{len(rest)} more tests failed", category="test", detail=detail)
     if skipped := [case for case in cases if case.status is TestStatus.SKIPPED]:
-        told = "\n".join(f"{_name(case)}: {case.message}" if case.message else _name(case) for case in skipped)
+        told = "\n".join(f"{name_of(case)}: {case.message}" if case.message else name_of(case) for case in skipped)
         title = "a test was skipped" if len(skipped) == 1 else f"{len(skipped)} tests were skipped"
         await work.context.finding(Severity.INFO, title=title, category="test", detail=told[:LONGEST_DETAIL])
 
 
-def _name(case: TestCase) -> str:
+def name_of(case: TestCase) -> str:
+    """Return the name of a test as ``SUITE#TEST``."""
     return f"{case.suite}#{case.name}" if case.suite else case.name
 
 
@@ -227,7 +228,7 @@ class _Tests:
         self._cases.append(msgspec.structs.replace(case, trace=trace, message=message))
         number = len(self._cases)
         if number <= MOST_EVENTS:
-            told = {"step": self._step.name, "test": _name(case), "status": case.status.value, "number": number}
+            told = {"step": self._step.name, "test": name_of(case), "status": case.status.value, "number": number}
             told |= {"seconds": round(case.seconds, 3)} | ({} if self._total is None else {"of": self._total})
             await self._work.context.emit("test", told | ({} if message is None else {"message": message}))
         elif number == MOST_EVENTS + 1:

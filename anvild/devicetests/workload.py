@@ -65,16 +65,21 @@ class _Attempt:
             else:
                 await self._step(index, self._steps[index])
         await self._end()
-        await write_report(self._work, self._steps)
-        if self._progress.failed is not None:
-            raise RunFailed("expectation_failed", self._progress.failed)
-        passed = sum(record.result == "passed" for record in self._progress.records)
-        return Outcome(verdict=Verdict.PASSED, reason=f"{passed} of {self._counted} steps passed")
+        told = self._told()
+        done = [pair for pair in zip(self._steps, self._progress.records, strict=True) if pair[0] in told]
+        passed = sum(record.result == "passed" for _, record in done)
+        failed = self._progress.failed
+        await write_report(self._work, done, failed or f"{passed} of {len(done)} steps passed")
+        if failed is not None:
+            raise RunFailed("expectation_failed", failed)
+        return Outcome(verdict=Verdict.PASSED, reason=f"{passed} of {len(done)} steps passed")
 
-    @property
-    def _counted(self) -> int:
-        """How many steps there are, without those for a failure."""
-        return len(self._steps) - self._sections.count("on_failure")
+    def _told(self) -> list[Step]:
+        """The steps that people read of: those for a failure only when something has failed."""
+        failed = self._progress.failed is not None
+        return [
+            step for step, section in zip(self._steps, self._sections, strict=True) if failed or section != "on_failure"
+        ]
 
     async def _begin(self) -> None:
         """Note when and where in the device's log the run begins. A recording that was going on goes on."""
@@ -170,12 +175,7 @@ class _Attempt:
         await self._work.save("step", told, phase="report" if last else None)
 
     def _event(self, step: Step, state: str) -> dict[str, str | int | float]:
-        """Tell of a step; the steps for a failure count from the moment when something has failed."""
-        told = [
-            each
-            for each, section in zip(self._steps, self._sections, strict=True)
-            if section != "on_failure" or self._progress.failed is not None
-        ]
+        told = self._told()
         number = next(place for place, other in enumerate(told, start=1) if other is step)
         verb = str(step.__struct_config__.tag)
         return {"step": step.name, "verb": verb, "state": state, "number": number, "of": len(told)}

@@ -129,6 +129,14 @@ async def test_an_unplugged_phone_ends_the_run_at_once(wing: Wing, lab: Lab, pho
     assert phone.cleaned >= 1
 
 
+async def test_a_cancelled_run_ends_its_tests(wing: Wing, phone: Phone) -> None:
+    run_id = await submit(wing.owner, GOOD, SLOW)
+    await until(wing, run_id, "run.test")
+    assert (await wing.owner.post(f"/runs/{run_id}/cancel")).json()["run"]["status"] == "cancelled"
+    await until(wing, run_id, "lease.released")
+    assert (phone.testing, phone.cleaned, phone.apps) == (0, 1, {})
+
+
 async def test_tests_begin_again_when_the_daemon_was_away(lab: Lab, tmp_path: Path, served_wing: Any) -> None:
     phone = plug_phone(lab, "p1")
     drivers = {"phones": phone_driver(lab)}

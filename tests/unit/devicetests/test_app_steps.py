@@ -81,6 +81,10 @@ async def test_an_app_is_installed_driven_and_looked_at(app: Any, phone: Phone) 
     assert kept["device.log"].decode().splitlines() == whole
     assert kept["later.log"].decode().splitlines() == whole[2:]
     assert "never.png" not in kept
+    report = json.loads(kept["report.json"])
+    assert report["reason"] == outcome.reason
+    assert "never" not in {step["step"] for step in report["steps"]}
+    assert JUnitXml.fromstring(kept["junit.xml"]).skipped == 0
     numbers = [data["number"] for kind, data in app.kept.events if kind == "step" and data["state"] == "begun"]
     assert numbers == list(range(1, 17))
     assert {data["of"] for kind, data in app.kept.events if kind == "step"} == {16}
@@ -116,7 +120,10 @@ async def test_results_become_findings_and_files(app: Any) -> None:
         "expected <no> but was: yes",
         "at Login:17",
     )
-    assert json.loads(kept["report.json"])["verdict"] == "failed"
+    report = json.loads(kept["report.json"])
+    assert (report["verdict"], report["reason"]) == ("failed", reason)
+    assert [test["test"] for test in report["failed_tests"]] == ["Login#refuses", "Cart#pays"]
+    assert b"expected &lt;no&gt; but was: yes" in kept["report.html"]
 
 
 @pytest.mark.parametrize(
