@@ -16,7 +16,7 @@ from anvild.sdk import Unavailable
 
 __all__ = ["Ended", "run_child", "running"]
 
-GRACE_SECONDS = 0.5
+GRACE_SECONDS = 0.25
 KEPT_ERRORS = 64 * 1024
 MAX_LINE = 2**20
 

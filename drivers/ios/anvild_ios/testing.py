@@ -35,7 +35,7 @@ __all__ = ["ToolVerbs"]
 ARGUMENTS = {"bundle", "kind"}
 RUNNER = "-Runner"
 MAX_NAME = 200
-END_SECONDS = 0.9
+END_SECONDS = 0.7
 PNG = b"\x89PNG\r\n\x1a\n"
 TYPES = {"public.png": "image/png", "public.jpeg": "image/jpeg", "public.plain-text": "text/plain"}
 
@@ -59,7 +59,8 @@ class ToolVerbs(LinkedApps, LinkedCrashReports, AppTests, Screen):
             try:
                 ended = await self.helper.ended(self.udid, words, env={"TMPDIR": str(folder)}, line=reader.line)
             except trio.Cancelled:
-                await self._end_apps({request.target, request.app or request.target})
+                if not self.link.plugging.gone.is_set():
+                    await self._end_apps({request.target, request.app or request.target})
                 raise
             await reader.end()
         return _summary(reader, ended)

@@ -75,6 +75,7 @@ class SimulatedDevice:
         self.locked = False
         self.battery = 85
         self.charging = True
+        self.developer_mode = True
         self.boots = 1
         self.clock_offset = 0.0
         self.install_gate: trio.Event | None = None
@@ -138,6 +139,8 @@ class SimulatedDevice:
                 "FullyCharged": self.battery == 100,
                 "HasBattery": True,
             }
+        if name == "com.apple.security.mac.amfi":
+            return {"DeveloperModeStatus": self.developer_mode}
         if name == "com.apple.disk_usage":
             return {"TotalDiskCapacity": self.media.limit, "AmountDataAvailable": self.media.limit - self.media.used}
         return {}
