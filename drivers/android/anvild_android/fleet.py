@@ -80,6 +80,7 @@ class Fleet:
         self._addresses: dict[str, str] = {address: identity for identity, address in network.items()}
         self._known: dict[str, Properties] = {}
         self._restarting: dict[str, str] = {}
+        self._nursery: trio.Nursery | None = None
         self._changed = trio.Event()
         self._kicked = trio.Event()
 
@@ -176,19 +177,19 @@ class Fleet:
 
     async def run(self) -> None:
         """Follow the server's list until cancelled, over restarts of the server."""
-        async with trio.open_nursery() as nursery:
+        async with trio.open_nursery() as self._nursery:
             pause = SHORTEST_PAUSE
             while True:
                 began = trio.current_time()
                 try:
-                    await self.server.track(lambda listed: self._heard(nursery, listed))
+                    await self.server.track(self._heard)
                 except Unavailable as error:
                     self.problem = error.message
-                    self._heard(nursery, [], problem=error.message)
+                    self._heard([], problem=error.message)
                 pause = SHORTEST_PAUSE if trio.current_time() - began > LONGEST_PAUSE else min(2 * pause, LONGEST_PAUSE)
                 await trio.sleep(pause)
 
-    def _heard(self, nursery: trio.Nursery, listed: list[Listed], problem: str | None = None) -> None:
+    def _heard(self, listed: list[Listed], problem: str | None = None) -> None:
         self.problem = problem
         present = {each.number: each for each in listed}
         for number in [number for number in self._transports if number not in present]:
@@ -201,16 +202,16 @@ class Fleet:
             if known is None:
                 known = self._transports[number] = _Transport(each)
             known.listed = each
-            if each.state == "device" and not known.attended:
+            if each.state == "device" and not known.attended and self._nursery is not None:
                 known.attended = True
-                nursery.start_soon(self._attend, nursery, known)
+                self._nursery.start_soon(self._attend, known)
         self._tell()
 
     def _tell(self) -> None:
         changed, self._changed = self._changed, trio.Event()
         changed.set()
 
-    async def _attend(self, nursery: trio.Nursery, transport: _Transport) -> None:
+    async def _attend(self, transport: _Transport) -> None:
         """Learn what the device behind a transport is, and then its charge now and then, until it goes."""
         pause = SHORTEST_PAUSE
         with transport.scope:
@@ -220,16 +221,16 @@ class Fleet:
                     await self._measure(transport)
                 except AnvilError as error:
                     transport.problem = error.message
-                    await self._look_again(nursery)  # which ends this task when the device has gone
+                    await self._look_again()  # which ends this task when the device has gone
                     await trio.lowlevel.checkpoint()
                     self._log("info", "device does not answer", transport=transport.listed.serial, why=error.message)
                 pause = min(2 * pause, LONGEST_PAUSE)
                 await trio.sleep(pause)
 
-    async def _look_again(self, nursery: trio.Nursery) -> None:
-        """Ask for the list: an adb server of before 2020 does not tell of a device in the network that has gone."""
+    async def _look_again(self) -> None:
+        """Ask for the list: an adb server of before 2020 does not tell all that happens to devices in the network."""
         with contextlib.suppress(Unavailable):  # then the server has gone too, which the end of its list tells
-            self._heard(nursery, await self.server.devices())
+            self._heard(await self.server.devices())
 
     async def _learn(self, transport: _Transport) -> None:
         number = transport.listed.number
@@ -328,6 +329,7 @@ class Fleet:
                 if listed is not None:
                     await self.server.detach(address)
                 await self.server.attach(address)
+                await self._look_again()
             with trio.move_on_after(pause):
                 await kicked.wait()
                 pause = SHORTEST_PAUSE

@@ -63,15 +63,17 @@ class SyncStream:
     async def aclose(self) -> None:
         await self._stream.aclose()
 
-    async def stat(self, path: str) -> Status:
-        """Describe a path; a link is described itself. Raises NotFound, PermissionDenied, InvalidArgument."""
+    async def stat(self, path: str, *, follow: bool = False) -> Status:
+        """Describe a path; a link is described itself, unless it is to be followed. Raises NotFound,
+        PermissionDenied, InvalidArgument."""
         if "stat_v2" in self._features:
-            await self._request(b"LST2", path)
+            verb = b"STA2" if follow else b"LST2"
+            await self._request(verb, path)
             kind = await self._exactly(4)
-            if kind != b"LST2":
+            if kind != verb:
                 raise await self._unexpected(kind, path)
             return self._status(STAT_2.unpack(await self._exactly(STAT_2.size)), path)
-        await self._request(b"STAT", path)
+        await self._request(b"STAT", f"{path}/." if follow else path)  # which of a link is what it leads to
         kind = await self._exactly(4)
         if kind != b"STAT":
             raise await self._unexpected(kind, path)

@@ -130,7 +130,7 @@ class AndroidFiles(AndroidBase, Files):
         found: Found = []
         async with self.link.sync() as sync:
             try:
-                status = await sync.stat(f"{top}/.")
+                status = await sync.stat(top or "/", follow=True)
             except NotFound:
                 await sync.stat(top or "/")  # it is there after all, and is no directory
                 raise InvalidArgument(f"{path} is no directory") from None

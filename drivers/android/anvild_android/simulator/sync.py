@@ -108,7 +108,7 @@ class _Sync:
 
     async def _list(self, path: str, *, second: bool) -> None:
         try:
-            entries = await trio.to_thread.run_sync(self._files.list, path)
+            entries = await trio.to_thread.run_sync(self._entries, path)
         except OSError:
             entries = []  # a folder that cannot be read looks empty, as adbd has it
         told = bytearray()
@@ -118,6 +118,11 @@ class _Sync:
             told += head + struct.pack("<I", len(text)) + text
         told += b"DONE" + bytes((STAT_2.size if second else STAT_1.size) + 4)
         await self._stream.send_all(told)
+
+    def _entries(self, path: str) -> list[tuple[str, os.stat_result]]:
+        """A folder's entries with itself and the one above, as the system has them."""
+        around = [(name, self._files.stat(f"{path}/{name}")) for name in (".", "..")]
+        return around + self._files.list(path)
 
     # from the device
 
@@ -148,10 +153,11 @@ class _Sync:
                 await self._take_link(path)
             else:
                 await self._take_content(path, mode)
-        except _Refusal:
-            while self._expecting:  # the host hears of the refusal when it has sent all
+        except _Refusal as refusal:
+            await self._refuse(str(refusal))
+            while self._expecting:  # what the host still sends before it looks is thrown away
                 await self._piece()
-            raise
+            return
         await self._stream.send_all(REQUEST.pack(b"OKAY", 0))
 
     async def _piece(self) -> bytes:
