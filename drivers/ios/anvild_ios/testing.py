@@ -56,12 +56,12 @@ class ToolVerbs(LinkedApps, LinkedCrashReports, AppTests, Screen):
             words = tool.run_tests(request, request.arguments.get("bundle") or _bundle(runner))
             folder = Path(await trio.to_thread.run_sync(lambda: tempfile.mkdtemp(prefix="tests-", dir=self.folder)))
             reader = XcTestReader(report, lambda each: self._attach(each, folder, report))
+            ended: Ended | None = None
             try:
                 ended = await self.helper.ended(self.udid, words, env={"TMPDIR": str(folder)}, line=reader.line)
-            except trio.Cancelled:
-                if not self.link.plugging.gone.is_set():
+            finally:
+                if ended is None and not self.link.plugging.gone.is_set():
                     await self._end_apps({request.target, request.app or request.target})
-                raise
             await reader.end()
         return _summary(reader, ended)
 
