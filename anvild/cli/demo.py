@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from xml.etree import ElementTree
 
 from rich.console import Console
 from rich.table import Table
@@ -50,7 +51,12 @@ def _demo(directory: Path) -> int:
     if driver == "sandbox":
         console.print("[yellow]No QEMU on this machine: the guest is a namespace sandbox, which shares this kernel.[/]")
     config = directory / "anvild.toml"
-    config.write_text("[drivers.%s]\nenabled = false\n" % ("sandbox" if driver == "microvm" else "microvm"))
+    other = "sandbox" if driver == "microvm" else "microvm"
+    phones = shutil.which("adb") is not None and shutil.which("bwrap") is not None
+    config.write_text(
+        f"[drivers.{other}]\nenabled = false\n[drivers.ios]\nenabled = false\n[drivers.macos]\nenabled = false\n"
+        f"[drivers.android]\n{'simulate = 1' if phones else 'enabled = false'}\n"
+    )
 
     keys = _bootstrap(data)
     if driver == "microvm":
@@ -68,10 +74,16 @@ def _demo(directory: Path) -> int:
         took = time.monotonic() - started
         run = _latest_run(environ)
         reports = _fetch_artifacts(run["id"], directory / "artifacts", environ)
+        rows: list[tuple[str, ...]] = [(run["pipeline"], driver, run["id"][-12:], run["status"], f"{took:.1f} s")]
+        if phones:
+            rows.append(_phone(directory, environ))
+        else:
+            console.print("[yellow]A simulated phone needs the packages adb, bubblewrap and busybox-static.[/]")
     table = Table(title="anvild demo")
     for column in ("pipeline", "driver", "run", "verdict", "took"):
         table.add_column(column, no_wrap=True)
-    table.add_row(run["pipeline"], driver, run["id"], run["status"], f"{took:.1f} s")
+    for row in rows:
+        table.add_row(*row)
     console.print(table)
     report = next((str(path) for path in reports if path.suffix == ".html"), "missing")
     console.print(f"The report is {report}.", soft_wrap=True)
@@ -80,6 +92,27 @@ def _demo(directory: Path) -> int:
     )
     console.print(f"The whole demo took {time.monotonic() - began:.1f} s.")
     return 0 if status == 0 and run["status"] == "passed" else 1
+
+
+def _phone(directory: Path, environ: dict[str, str]) -> tuple[str, ...]:
+    """Test an app on a simulated phone. One of its tests fails, and the demo is good when that comes out."""
+    _step("testing an app on a simulated phone: it installs, one of three tests fails, and a screenshot shows it")
+    apps, junit = directory / "apps", directory / "junit.xml"
+    _run([_program("anvil"), "android", "sample", str(apps)], environ)
+    command = [_program("anvil"), "run", "app-tests", "--junit", str(junit)]
+    command += ["--input", f"app={apps / 'app.apk'}", "--input", f"tests={apps / 'tests.apk'}"]
+    command += ["--param", "package=org.example.notes", "--param", "target=org.example.notes.test"]
+    started = time.monotonic()
+    status = subprocess.run(command, env=environ, check=False).returncode
+    took = time.monotonic() - started
+    run = _latest_run(environ)
+    files = _fetch_artifacts(run["id"], directory / "artifacts", environ)
+    pictures = [path for path in files if path.suffix == ".png"]
+    failures = ElementTree.parse(junit).getroot().get("failures")  # noqa: S314  # our own, just written
+    if (status, failures, bool(pictures)) != (1, "1", True):
+        raise DemoFailed(f"the phone's run ended with {status}, {failures} failures and {len(pictures)} screenshots")
+    console.print(f"JUnit: {junit}. Screenshot: {pictures[0]}.", soft_wrap=True)
+    return (run["pipeline"], "android", run["id"][-12:], f"{run['status']}, as it should", f"{took:.1f} s")
 
 
 def _step(text: str) -> None:
