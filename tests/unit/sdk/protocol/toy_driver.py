@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Any, NoReturn
 
 import trio
+import trio.testing
 
 from anvild.sdk import (
     AlreadyExists,
@@ -209,7 +210,7 @@ class ToySession(Session, Exec, Files, Measure, Ports, CrashReports, Blink):
     async def start(self, command: Command) -> Process:
         await trio.lowlevel.checkpoint()
         match command.argv[0]:
-            case "echo" | "cat" | "sleep" | "flood" | "crash":
+            case "echo" | "cat" | "sleep" | "flood" | "drain" | "crash":
                 return ToyProcess(command)
         raise NotFound(f"there is no program {command.argv[0]!r}", program=command.argv[0])
 
@@ -321,7 +322,8 @@ class ToySession(Session, Exec, Files, Measure, Ports, CrashReports, Blink):
 
 
 class ToyProcess(Process):
-    """``echo`` says its arguments, ``cat`` what it is sent, ``flood`` so many bytes, ``sleep`` nothing."""
+    """``echo`` says its arguments, ``cat`` what it is sent, ``flood`` and ``drain`` so many bytes, ``sleep``
+    nothing. The end of ``drain`` comes when all has been taken."""
 
     def __init__(self, command: Command) -> None:
         self.pid = 42
@@ -341,7 +343,7 @@ class ToyProcess(Process):
         elif program == "cat":
             async for data in self._input:
                 yield Output(stream=Stream.STDOUT, data=data)
-        elif program == "flood":
+        elif program in ("flood", "drain"):
             for _ in range(int(args[0]) // 65536):
                 yield Output(stream=Stream.STDOUT, data=bytes(65536))
                 await trio.lowlevel.checkpoint()
@@ -364,7 +366,7 @@ class ToyProcess(Process):
         await trio.lowlevel.checkpoint()
 
     async def wait(self) -> Exit:
-        if self._command.argv[0] == "echo":
+        if self._command.argv[0] in ("echo", "flood"):
             return self._exit
         await self._ended.wait()
         return self._exit
