@@ -1,4 +1,4 @@
-"""A small driver in each of the places where one can stand, and a driver that is written by hand, message by message."""
+"""A small driver in each of the places where one can stand, and one that is written by hand, message by message."""
 
 from __future__ import annotations
 

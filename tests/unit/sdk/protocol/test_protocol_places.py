@@ -250,9 +250,11 @@ async def test_a_child_that_dies_is_gone(over_stdio: Any, toy: ModuleType, lease
                 except AnvilError as error:
                     reason.append(error)
 
+            async def report(sighting: Sighting) -> None: ...
+
             async def watch() -> None:
                 try:
-                    await driver.watch(lambda sighting: trio.lowlevel.checkpoint())
+                    await driver.watch(report)
                 except AnvilError as error:
                     reason.append(error)
 
@@ -266,8 +268,7 @@ async def test_a_child_that_dies_is_gone(over_stdio: Any, toy: ModuleType, lease
         assert [type(error) for error in reason] == [Unavailable, Unavailable]
         assert "the driver 'toy' is gone" in reason[0].message
         with pytest.raises(Unavailable):
-            while True:
-                await stream.receive_some()
+            await whole(stream)
         with pytest.raises(Unavailable):
             await process.wait()
         await process.aclose()
