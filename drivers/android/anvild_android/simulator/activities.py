@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import signal
 import subprocess
-from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 
 import msgspec
 import trio
 
-from .calls import Call
+from .calls import Call, Handler
 from .instrumentation import Instrument, run_instrumentation
 from .log import Log
 from .packages import Installed, Packages
@@ -48,7 +47,7 @@ class Activities:
         self._crashes: list[_Crash] = []
         self._nursery: trio.Nursery | None = None
         self.foreground = "com.android.launcher"
-        self._verbs: dict[str, Callable[[Call], Awaitable[int]]] = {
+        self._verbs: dict[str, Handler] = {
             "start": self._start,
             "start-activity": self._start,
             "force-stop": self._force_stop,

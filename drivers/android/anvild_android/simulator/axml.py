@@ -163,8 +163,8 @@ def _read(data: bytes) -> Element:
     path = [document]
     while at < min(total, len(data)):
         kind, head, size = struct.unpack_from("<HHI", data, at)
-        if size < 8:
-            raise ValueError("binary XML with an empty part")
+        if size < 8 or at + size > len(data):
+            raise ValueError("binary XML breaks off")
         chunk = data[at : at + size]
         if kind == POOL:
             strings = _read_pool(chunk)

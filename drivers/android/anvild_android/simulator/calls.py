@@ -15,7 +15,7 @@ import trio
 from .files import Files
 from .root import CALLS
 
-__all__ = ["FRONT", "Call", "Calls"]
+__all__ = ["FRONT", "Call", "Calls", "Handler"]
 
 # What every tool of the device is. Each pipe is opened for both directions first, which waits for nobody, and is
 # closed where an end has to be noticed. The copies run before the answer comes, so nothing is lost.

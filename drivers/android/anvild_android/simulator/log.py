@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 import msgspec
@@ -54,15 +54,12 @@ class Log:
         """What is kept, oldest first."""
         return list(self._entries)
 
-    async def _follow(self) -> AsyncIterator[LogEntry]:
-        """What is written from now on; a reader that is too slow misses what the ring loses."""
-        seen = self._written
-        while True:
-            while seen == self._written:
-                await self._grown.park()
-            fresh, seen = min(self._written - seen, len(self._entries)), self._written
-            for entry in list(self._entries)[len(self._entries) - fresh :]:
-                yield entry
+    async def _after(self, seen: int) -> list[LogEntry]:
+        """Wait for messages after the first ``seen`` of all; a reader that is too slow misses what the ring loses."""
+        while seen == self._written:
+            await self._grown.park()
+        fresh = min(self._written - seen, len(self._entries))
+        return list(self._entries)[len(self._entries) - fresh :]
 
     async def logcat(self, call: Call) -> int:
         """Print the log as the options say. A live reading goes on until its reader has gone."""
@@ -79,15 +76,14 @@ class Log:
             return 0
         if call.flag("-L", "--last"):
             return 0
-        kept = reading.select(self.entries())
-        text = "".join(reading.show(entry) for entry in kept)
-        if text:
-            await call.say(text.encode())
-        if not reading.ends:
-            async for entry in self._follow():
-                if reading.wants(entry):
-                    await call.say(reading.show(entry).encode())
-        return 0
+        seen, entries = self._written, reading.select(self.entries())
+        while True:
+            if entries:
+                await call.say("".join(reading.show(entry) for entry in entries).encode())
+            if reading.ends:
+                return 0
+            entries = [entry for entry in await self._after(seen) if reading.wants(entry)]
+            seen = self._written
 
 
 class _Reading:

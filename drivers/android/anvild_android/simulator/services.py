@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 
 import trio
 
-from .calls import Call
+from .calls import Call, Handler
 from .connection import Connection
 from .ports import Reverses, serve_port
 from .root import Root
@@ -25,7 +25,7 @@ class Services:
         self,
         root: Root,
         features: tuple[str, ...],
-        tools: Callable[[Call], Awaitable[int]],
+        tools: Handler,
         reboot: Callable[[str], None],
     ) -> None:
         self._root = root

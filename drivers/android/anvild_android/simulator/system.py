@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 
-from .calls import Call
+from .calls import Call, Handler
 from .spec import DeviceSpec
 
 __all__ = ["Battery", "System"]
@@ -86,7 +86,7 @@ class System:
         }
         self._size = spec.screen
         self._reboot = reboot
-        self.tools: dict[str, Callable[[Call], Awaitable[int]]] = {
+        self.tools: dict[str, Handler] = {
             "getprop": self._getprop,
             "setprop": self._setprop,
             "settings": self._settings,

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-
 import trio
 
 from anvild.sdk import Unavailable
 
 from .activities import Activities
-from .calls import Call
+from .calls import Call, Handler
+from .installer import Installer
 from .log import LEVELS, Log
+from .package_manager import PackageManager
 from .packages import Packages
 from .root import Root
 from .screen import Screen
@@ -22,15 +22,14 @@ __all__ = ["Toolbox"]
 NOT_FOUND = 20
 FAILED = 255
 
-Handler = Callable[[Call], Awaitable[int]]
-
 
 class Toolbox:
     """Answers every tool of one device."""
 
     def __init__(self, spec: DeviceSpec, root: Root, system: System) -> None:
         self.log = Log()
-        self._packages = Packages(spec, root, self.log)
+        self._packages = Packages(root)
+        manager = PackageManager(spec, self._packages, Installer(spec, self._packages, self.log).verbs)
         self._activities = Activities(self._packages, root, self.log)
         screen = Screen(spec, root, system.battery, lambda: self._activities.foreground)
         self._tools: dict[str, Handler] = {
@@ -41,19 +40,19 @@ class Toolbox:
             "log": self._log,
             "logcat": self.log.logcat,
             "monkey": self._activities.monkey,
-            "pm": self._packages.pm,
+            "pm": manager.pm,
             "screencap": screen.screencap,
             "screenrecord": screen.screenrecord,
         }
         self._services: dict[str, Handler] = {
             "activity": self._activities.am,
-            "package": self._packages.pm,
+            "package": manager.pm,
             "settings": system.tools["settings"],
         }
         self._dumps: dict[str, Handler] = {
             "battery": system.dump_battery,
             "dropbox": self._activities.drop_box,
-            "package": self._packages.dump,
+            "package": manager.dump,
         }
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:

@@ -64,7 +64,7 @@ async def test_a_shell_tells_output_errors_and_exit_code_apart(adb: Adb) -> None
 
 async def test_a_closed_connection_hangs_up_on_the_shell_alone(adb: Adb) -> None:
     async with trio.open_nursery() as nursery:
-        hold = "cd /data/local/tmp; trap 'echo told > told' HUP; echo $$ > pid; sleep 100 & echo up; wait; exit"
+        hold = "cd /data/local/tmp; trap 'echo told > told; exit' HUP; echo $$ > pid; sleep 100 & echo up; wait"
         command = [adb.server.program, "-s", adb.serial, "shell", hold]
         process = await trio.lowlevel.open_process(command, stdout=-1, env=adb.server.environment)
         assert await process.stdout.receive_some() == b"up\n"
