@@ -58,7 +58,7 @@ async def check(
     grades = [report.grade for report in reports]
     grade = None if None in grades else min((each for each in grades if each), key=list(Level).index)
     kept = await trio.to_thread.run_sync(_keep, settings, target, grade, chosen)
-    _tell(context.output, reports, grade, kept)
+    _tell(context.output, target.name, reports, grade, kept)
     return ExitCode.OK if grade is not None and grade.reaches(require) else ExitCode.FAILED
 
 
@@ -116,12 +116,12 @@ def _keep(settings: Settings, target: Target, grade: Level | None, places: tuple
     return True
 
 
-def _tell(output: Output, reports: list[Report], grade: Level | None, kept: bool) -> None:
+def _tell(output: Output, name: str, reports: list[Report], grade: Level | None, kept: bool) -> None:
     first = reports[0]
     if output.json:
         output.document(
             {
-                "driver": first.driver,
+                "driver": name,
                 "version": first.version,
                 "grade": grade,
                 "kept": kept,
@@ -135,4 +135,4 @@ def _tell(output: Output, reports: list[Report], grade: Level | None, kept: bool
     for report in reports:
         told = [sum(each.verdict is verdict for each in report.results) for verdict in Verdict]
         output.say(f"{report.place}: {told[0]} passed, {told[1]} failed, {told[2]} do not apply: {report.grade or '-'}")
-    output.say(f"{first.driver} {first.version}: {grade or 'no grade'}", style="bold green" if grade else "bold red")
+    output.say(f"{name} {first.version}: {grade or 'no grade'}", style="bold green" if grade else "bold red")

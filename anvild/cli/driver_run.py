@@ -17,6 +17,7 @@ from anvild.sdk.testing import ProvisionProfile
 from anvild.sdk.testing.bench import Bench
 from anvild.sdk.testing.places import temporary_setup
 from anvild.sdk.testing.rules import Broken
+from anvild.sdk.testing.trying import leaf
 
 from .context import Ctx
 from .driver_target import PlaceName, find_target, profile_for, settings_from
@@ -29,6 +30,7 @@ from .output import Output
 __all__ = ["run"]
 
 CHUNK = 65536
+APPEAR_SECONDS = 10.0
 OWN = ("describe", "watch", "recover", "clean")
 
 
@@ -62,7 +64,9 @@ async def run(
     words = command.split() if command else [driver]
     target = await trio.to_thread.run_sync(find_target, words, settings)
     shipped = await trio.to_thread.run_sync(profile_for, target, None)
-    profile = msgspec.structs.replace(shipped, device=device, provision=ProvisionProfile(template=template))
+    profile = msgspec.structs.replace(
+        shipped, device=device, provision=ProvisionProfile(template=template), appear_seconds=APPEAR_SECONDS
+    )
     stand = target.place(place or ("inprocess" if target.kind is not None else "process"))
     chosen = {**shipped.settings, **settings_from(setting)}
     hand = _Hand(context.output, count)
@@ -76,7 +80,9 @@ async def run(
                     await bench.clear_away()
                     await bench.stop()
     except* Broken as group:
-        raise Failure(ExitCode.CONFLICT, "driver", str(group.exceptions[0])) from None
+        broken = leaf(group)
+        # What the driver said is told as it said it.
+        raise (broken.__cause__ or Failure(ExitCode.CONFLICT, "driver", str(broken))) from None
     raise AssertionError("unreachable")
 
 

@@ -62,7 +62,7 @@ async def examine(
             with trio.CancelScope(shield=True):
                 await _end(bench)
     return Report(
-        driver=told.name if told else place.name,
+        driver=told.name if told else "unknown",
         version=told.version if told else "unknown",
         place=place.name,
         results=tuple(results),
