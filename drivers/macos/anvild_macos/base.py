@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import posixpath
 import secrets
 from collections.abc import Mapping, Sequence
 
@@ -18,8 +19,11 @@ from .transfer import open_file
 
 CLEAN_UP_SECONDS = 5.0
 
-MAKE_FOLDER = 'umask 077; mkdir -p -- "$1"'
+# The other session of a device may just remove the folders around, which are empty to it.
+MAKE_FOLDER = 'umask 077; mkdir -p -- "$1" || mkdir -p -- "$1"'
 REMOVE = 'rm -rf -- "$@"'
+REMOVE_FOLDER = 'rm -rf -- "$1" || exit; shift; rmdir -- "$@" 2>/dev/null; :'
+"""Remove a folder, and then those of the others that are empty."""
 
 
 class HostedSession(Session, Attachments):
@@ -52,7 +56,8 @@ class HostedSession(Session, Attachments):
     async def close(self) -> None:
         """Remove what the session has left on the Mac, where the Mac can still be reached."""
         if self._made and self.place.connection is not None:
-            await self.place.run(script(REMOVE, self.scratch), housekeeping=True)
+            folders = (self.scratch, self.folder, posixpath.dirname(self.folder))
+            await self.place.run(script(REMOVE_FOLDER, *folders), housekeeping=True)
 
     async def make_scratch(self) -> str:
         """Return the folder of the session on the Mac, made."""

@@ -40,7 +40,7 @@ from anvild.sdk import (
 
 from . import mac, paired, simulator
 from .app_tests import XcodeTests
-from .base import CLEAN_UP_SECONDS, HostedSession
+from .base import CLEAN_UP_SECONDS, REMOVE_FOLDER, HostedSession
 from .mac import MacSession, RestartableMac
 from .machine import DEVICE, MAC, SIMULATOR, read_handle
 from .paired import PairedSession
@@ -57,7 +57,6 @@ RECOVER_SECONDS = 25.0
 MEND_SECONDS = 240.0
 HELPER = "com.apple.CoreSimulator.CoreSimulatorService"
 END_HELPER = 'killall -9 "$1" 2>/dev/null; exec xcrun simctl list -j >/dev/null'
-REMOVE = 'rm -rf -- "$1"'
 
 
 class MacosDriver(Driver, Mend):
@@ -164,7 +163,7 @@ class MacosDriver(Driver, Mend):
         """End and remove what sessions have launched and installed; shut a simulator that they have booted."""
         site, fact = self._find(device.identity)
         place, identity, touched = site.place, device.identity, self._record.of(device.identity)
-        done = await place.run(script(REMOVE, f"{self._folder}/{identity}"), housekeeping=True)
+        done = await place.run(script(REMOVE_FOLDER, f"{self._folder}/{identity}", self._folder), housekeeping=True)
         if done.code:
             raise refused("what runs have left on the Mac cannot be removed", done)
         if fact.facts["kind"] == SIMULATOR:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import secrets
 import signal
 import weakref
 from collections.abc import AsyncIterator, Sequence
@@ -30,7 +29,7 @@ from .base import HostedSession
 from .child import CHUNK, Child
 from .files import check_user
 from .place import Place, ended_by, refused
-from .shell import script
+from .shell import script, unknown_folder
 
 FEED = 'exec cat >"$1"'
 END_OF_INPUT = b"\x04"
@@ -204,7 +203,7 @@ class MacExec(HostedSession, Exec):
         check_user(command.user, self.device.facts.get("user"))
         cwd = None if command.cwd is None else check_absolute(command.cwd)
         terminal = command.terminal
-        pipe = f"/tmp/anvild-{secrets.token_hex(12)}" if command.stdin and terminal is None else None  # noqa: S108 not guessable
+        pipe = unknown_folder() if command.stdin and terminal is None else None
         env = {"TERM": "xterm-256color", **command.env} if terminal else command.env
         child = await self.place.start(command.argv, env=env, cwd=cwd, pipe_folder=pipe, terminal=terminal)
         process = MacProcess(self.place, child, self.nursery, terminal=terminal is not None, pipe=pipe and f"{pipe}/in")

@@ -7,6 +7,7 @@ what a caller names is passed to it as separate quoted words. The scripts keep t
 from __future__ import annotations
 
 import re
+import secrets
 import shlex
 from collections.abc import Mapping, Sequence
 
@@ -44,12 +45,12 @@ exit "$status"
 """
 
 # Runs a program that writes its answer into a file, and hands that file over as its own output. $1 a word in the
-# arguments that stands for the file.
+# arguments that stands for the file, $2 a folder to make for it.
 INTO_FILE = """\
-slot=$1; shift
-folder=$(mktemp -d /tmp/anvild.XXXXXXXX) || exit 125
+slot=$1; folder=$2; shift 2
 trap 'rm -rf -- "$folder"' EXIT
 trap 'exit 143' TERM
+mkdir -m 700 -- "$folder" || exit 125
 words=()
 for word; do [ "$word" = "$slot" ] && word=$folder/answer; words+=("$word"); done
 "${words[@]}" >"$folder/said" 2>&1 & wait $!; status=$?
@@ -83,7 +84,12 @@ def held(words: Sequence[str], *, folder: str | None = None) -> list[str]:
 
 def into_file(argv: Sequence[str]) -> list[str]:
     """Return the words that run ``argv``, in which :data:`SLOT` stands for a file, and output that file."""
-    return [BASH, "-c", INTO_FILE, "anvild", SLOT, *argv]
+    return [BASH, "-c", INTO_FILE, "anvild", SLOT, unknown_folder(), *argv]
+
+
+def unknown_folder() -> str:
+    """Return a path on a Mac for a folder of the moment, which nobody can know before."""
+    return f"/tmp/anvild.{secrets.token_hex(12)}"  # noqa: S108 not guessable, and made for its owner alone
 
 
 def script(text: str, *words: str) -> list[str]:

@@ -27,6 +27,7 @@ class Site:
         self.place = place
         self.machine: Machine | None = None
         self.devices: dict[str, DeviceFact] = {}
+        self._seen: dict[str, DeviceFact] = {}
         self.trouble: str | None = None
         self.looked = trio.Event()
         self._log = log
@@ -70,9 +71,9 @@ class Site:
                 self._leave(error.message)
             return
         self._note(looked.trouble)
-        kept = [fact for fact in self.devices.values() if fact.facts["kind"] not in looked.found]
+        kept = [fact for fact in self._seen.values() if fact.facts["kind"] not in looked.found]
         found = [fact for kind in looked.found.values() for fact in kind]
-        self.devices = {fact.identity: fact for fact in (*found, *kept)}
+        self._seen = self.devices = {fact.identity: fact for fact in (*found, *kept)}
         self.looked.set()
 
     def _note(self, trouble: str | None) -> None:
@@ -85,8 +86,8 @@ class Site:
         status = DeviceStatus.PROVISIONING if self.place.restarting else DeviceStatus.OFFLINE
         reason = f"the Mac {self.place.name!r} is being restarted" if self.place.restarting else reason
         self.devices = {
-            identity: msgspec.structs.replace(fact, status=status, reason=reason)
-            for identity, fact in self.devices.items()
+            identity: msgspec.structs.replace(fact, status=status, reason=reason) if not away(fact) else fact
+            for identity, fact in self._seen.items()
         }
 
 

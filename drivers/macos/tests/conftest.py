@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import pwd
@@ -117,7 +118,7 @@ def start_sshd(folder: Path, home: Path) -> tuple[subprocess.Popen[str], int]:
         (folder / "sshd_config").write_text(
             f"ListenAddress 127.0.0.1:{port}\nHostKey {folder}/host\nAuthorizedKeysFile {folder}/authorized_keys\n"
             "StrictModes no\nUsePAM no\nPasswordAuthentication no\nPermitRootLogin yes\nPidFile none\n"
-            "PrintMotd no\nMaxSessions 10\nMaxStartups 50\n"
+            "KexAlgorithms curve25519-sha256\nPrintMotd no\nMaxSessions 10\nMaxStartups 50\n"
             # A shell of level 3 does not read the start-up files of this account, which are no part of the test.
             f"SetEnv SHLVL=3 PATH={STUBS}:/usr/bin:/bin STUB_PYTHON={sys.executable} STUB_HOME={home}\n"
         )
@@ -170,18 +171,34 @@ class Stub:
 
     @property
     def state(self) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads((self.home / "state.json").read_text())
-        return found
+        with self._locked():
+            return self._read()
+
+    def change(self, **state: Any) -> None:
+        with self._locked():
+            (self.home / "state.json").write_text(json.dumps(self._read() | state))
 
     def set(self, **modes: Any) -> None:
-        known = self.state if (self.home / "state.json").exists() else {}
-        known["modes"] = {**known.get("modes", {}), **modes}
-        (self.home / "state.json").write_text(json.dumps(known))
+        with self._locked():
+            known = self._read()
+            known["modes"] = {**known.get("modes", {}), **modes}
+            (self.home / "state.json").write_text(json.dumps(known))
 
     def calls(self, *words: str) -> list[list[str]]:
         """The calls that begin with words."""
         made = [json.loads(line) for line in (self.home / "calls").read_text().splitlines()]
         return [call for call in made if call[: len(words)] == list(words)]
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        with (self.home / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    def _read(self) -> dict[str, Any]:
+        path = self.home / "state.json"
+        found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+        return found
 
 
 @pytest.fixture
@@ -226,7 +243,7 @@ LEASE = Lease(lease_id="lease", fence=1, holder="test")
 
 
 @pytest.fixture
-def make_driver(sshd: Sshd, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., MacosDriver]:
+def make_driver(sshd: Sshd, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., MacosDriver]]:
     """Make drivers that have the same state, as those of one daemon after another."""
     root = tmp_path_factory.mktemp("daemon")
 
@@ -242,7 +259,9 @@ def make_driver(sshd: Sshd, tmp_path_factory: pytest.TempPathFactory) -> Callabl
             )
         )
 
-    return make
+    yield make
+    if (root / "state/token").exists():
+        shutil.rmtree(f"/tmp/anvild-{(root / 'state/token').read_text()}", ignore_errors=True)
 
 
 @pytest.fixture
@@ -256,7 +275,7 @@ def running(make_driver: Callable[..., MacosDriver], stub: Stub) -> Callable[...
         working = Running(driver)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(driver.watch, working.report)
-            await working.until(lambda seen: any(each.device.name == "Lab Phone" for each in seen))
+            await working.until(lambda seen: any(each.device.name == "Lab Watch" for each in seen))
             yield working
             nursery.cancel_scope.cancel()
         await driver.stop()

@@ -275,9 +275,7 @@ async def test_restarts(device: Any, stub: Any, monkeypatch: pytest.MonkeyPatch)
 
 async def test_a_simulator_that_somebody_shuts(lab: Any, stub: Any) -> None:
     async with lab.open(PHONE) as simulator:
-        known = stub.state
-        known["booted"] = []
-        (stub.home / "state.json").write_text(json.dumps(known))
+        stub.change(booted=[])
         with pytest.raises(DeviceLost, match="shut down from elsewhere"):
             await simulator.screenshot()
 
