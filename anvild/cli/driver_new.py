@@ -13,7 +13,7 @@ from anvild.core.plugins import Plugins
 from .context import Ctx
 from .exits import ExitCode, Failure
 
-__all__ = ["new"]
+__all__ = ["new", "write_driver"]
 
 TEMPLATES = Path(__file__).with_name("new_driver")
 
@@ -44,28 +44,8 @@ def new(
 
     It becomes a package anvild-driver-NAME, or with --single-file the file NAME.py. Nothing is overwritten.
     """
-    _check_name(name)
-    if not folder.is_dir():
-        raise Failure(ExitCode.USAGE, "no_folder", f"there is no folder {folder}")
-    package = f"anvild_{name.replace('-', '_')}"
-    target = folder / (f"{name.replace('-', '_')}.py" if single_file else f"anvild-driver-{name}")
-    words = {
-        "__NAME__": name,
-        "__CLASS__": "".join(part.capitalize() for part in re.split(r"[-_]", name)),
-        "__PACKAGE__": package,
-    }
-    try:
-        if single_file:
-            with target.open("x", encoding="utf-8") as file:
-                file.write(_filled("driver.py.txt", words))
-        else:
-            target.mkdir()
-            for path, template in PACKAGE.items():
-                file_path = target / path.format(package=package)
-                file_path.parent.mkdir(exist_ok=True)
-                file_path.write_text(_filled(template, words) if template else "", encoding="utf-8")
-    except FileExistsError:
-        raise Failure(ExitCode.CONFLICT, "already_exists", f"{target} exists; nothing was written") from None
+    target = write_driver(name, folder, single_file=single_file)
+    words = _words(name)
     if context.output.json:
         context.output.document({"name": name, "path": str(target)})
         return
@@ -74,8 +54,38 @@ def new(
         context.output.say(f"  anvil driver check {target}")
     else:
         context.output.say(f"  cd {target}")
-        context.output.say(f"  anvil driver check {package}.driver:{words['__CLASS__']}Driver")
+        context.output.say(f"  anvil driver check {words['__PACKAGE__']}.driver:{words['__CLASS__']}Driver")
         context.output.say("  python -m pytest")
+
+
+def write_driver(name: str, folder: Path, *, single_file: bool) -> Path:
+    """Write a driver and return its folder, or its file. Nothing is overwritten. Raises Failure."""
+    _check_name(name)
+    if not folder.is_dir():
+        raise Failure(ExitCode.USAGE, "no_folder", f"there is no folder {folder}")
+    words = _words(name)
+    target = folder / (f"{name.replace('-', '_')}.py" if single_file else f"anvild-driver-{name}")
+    try:
+        if single_file:
+            with target.open("x", encoding="utf-8") as file:
+                file.write(_filled("driver.py.txt", words))
+            return target
+        target.mkdir()
+    except FileExistsError:
+        raise Failure(ExitCode.CONFLICT, "already_exists", f"{target} exists; nothing was written") from None
+    for path, template in PACKAGE.items():
+        place = target / path.format(package=words["__PACKAGE__"])
+        place.parent.mkdir(exist_ok=True)
+        place.write_text(_filled(template, words) if template else "", encoding="utf-8")
+    return target
+
+
+def _words(name: str) -> dict[str, str]:
+    return {
+        "__NAME__": name,
+        "__CLASS__": "".join(part.capitalize() for part in re.split(r"[-_]", name)),
+        "__PACKAGE__": f"anvild_{name.replace('-', '_')}",
+    }
 
 
 def _check_name(name: str) -> None:

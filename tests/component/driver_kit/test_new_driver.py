@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import sysconfig
 import venv
 from pathlib import Path
@@ -76,5 +75,3 @@ def test_what_is_written_is_in_the_style_of_the_house(tmp_path: Path) -> None:
     for check in (f"ruff check --config {rules} --ignore S108,S101,I001 .", f"ruff format --config {rules} --check ."):
         done = run(f"{BIN}/{check}", tmp_path, environ)
         assert done.returncode == 0, done.stdout + done.stderr
-    done = run(f"{sys.executable} -m mypy --strict anvild_lamp", tmp_path / "anvild-driver-lamp", environ)
-    assert done.returncode == 0, done.stdout
