@@ -68,6 +68,8 @@ class LinkedFiles(Files):
         return size
 
     async def list(self, path: str, *, depth: int = 1) -> Sequence[Entry]:
+        if depth < 1:
+            raise InvalidArgument(f"the depth of a list is 1 or more, and not {depth}")
         async with self._at(path) as (afc, inner):
             if not (await afc.info(inner)).is_directory:
                 raise InvalidArgument(f"{path} on the device is no directory")

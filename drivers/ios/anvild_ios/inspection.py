@@ -31,10 +31,11 @@ from .usbmux import Usbmux
 __all__ = ["NATIVE", "SERVED_BY_TOOL", "Inspector", "sysfs_port", "version_of"]
 
 PLATFORM = "ios"
-NATIVE = tuple(each.capability for each in (Files, Logs, CrashReports, Attachments, Apps, Power))
-"""What the driver does itself. Of the apps, starting and stopping needs a tool."""
+NATIVE = tuple(each.capability for each in (Files, Logs, CrashReports, Attachments, Power))
+"""What the driver does itself on every device."""
 
-SERVED_BY_TOOL = tuple(each.capability for each in (AppTests, Screen))
+SERVED_BY_TOOL = tuple(each.capability for each in (Apps, AppTests, Screen))
+"""What needs a tool. Of the apps that is starting and stopping; one who declares apps must do that too."""
 BATTERY = "com.apple.mobile.battery"
 DEVELOPER = "com.apple.security.mac.amfi"
 BATTERY_STEP = 5

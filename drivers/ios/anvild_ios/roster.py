@@ -143,9 +143,7 @@ class Roster:
             return msgspec.structs.replace(known, status=DeviceStatus.OFFLINE, reason=f"it does not answer: {error}")
 
     async def find(self, udid: str) -> Plugging:
-        """Return a device's stay on the cable. Raises DeviceLost, Unavailable."""
-        if (known := self._known(udid)) is not None:
-            return known
+        """Return a device's present stay on the cable. Raises DeviceLost, Unavailable."""
         try:
             devices = await self._mux.devices()
         except WireBroken as error:
@@ -153,16 +151,12 @@ class Roster:
         device = next((each for each in devices if each.udid == udid and each.connection == "USB"), None)
         if device is None:
             raise DeviceLost(f"the device {udid} is not on the cable")
-        if self._hearing:
+        if self._hearing:  # and may not have heard of this stay yet
             with trio.move_on_after(HEAR_SECONDS):
-                while (known := self._known(udid)) is None:
+                while device.number not in self._tended:
                     await self._changed.wait()
-                return known
+                return self._tended[device.number]
         return Plugging(device)
-
-    def _known(self, udid: str) -> Plugging | None:
-        found = (each for each in self._tended.values() if each.device.udid == udid and not each.gone.is_set())
-        return next(found, None)
 
     def look_again(self, udid: str | None = None) -> None:
         """Have a device looked at now, or all of them."""

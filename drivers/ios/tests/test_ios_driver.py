@@ -44,7 +44,7 @@ async def test_a_device_is_reported_with_what_it_is(bench: Bench) -> None:
     assert fact.firmware_version == "17.5.1"
     assert fact.facts["build"] == "21F90"
     assert fact.facts["battery_percent"] == "85"
-    assert set(fact.capabilities) == {"files", "logs", "crash_reports", "attachments", "apps", "power"}
+    assert set(fact.capabilities) == {"files", "logs", "crash_reports", "attachments", "power"}
     assert "npm install -g go-ios" in fact.facts["developer_services"]
 
 
