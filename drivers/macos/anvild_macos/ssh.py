@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import trio
 
@@ -15,11 +13,11 @@ from anvild.sdk import Unavailable
 from .child import CHUNK, last_line
 from .place import Place
 from .settings import HostSettings
-from .shell import line
+from .shell import held, line, unknown_folder
 
 CONNECTED = "connected"
 CONNECT_SECONDS = 30.0
-END_SECONDS = 2.0
+END_SECONDS = 4.0  # the script around ssh gives it two to end by itself
 LAST_WORDS_SECONDS = 0.5
 LONGEST_PAUSE = 60.0
 KEPT_WORDS = 8192
@@ -32,6 +30,7 @@ OPTIONS = {
     "ForwardAgent": "no",
     "ForwardX11": "no",
     "ClearAllForwardings": "yes",
+    "RemoteCommand": "none",
 }
 
 
@@ -47,18 +46,16 @@ class SshPlace(Place):
         super().__init__(host.name)
         self._host = host
         self._log = log
-        self._folder: str | None = None
+        self._folder = ""
         self._pause = 0.0
         self._impatient = trio.Event()
         self._master: trio.Process | None = None
 
     @property
     def _socket(self) -> str:
-        assert self._folder is not None, "there is a connection, so there is a folder"
         return f"{self._folder}/master"
 
     async def serve(self) -> None:
-        self._folder = await trio.to_thread.run_sync(lambda: tempfile.mkdtemp(prefix="anvild-"))
         try:
             while True:
                 await self._connect()
@@ -68,14 +65,11 @@ class SshPlace(Place):
                 self._impatient = trio.Event()
         finally:
             self.went("the driver has been stopped")
-            with trio.CancelScope(shield=True):
-                await trio.to_thread.run_sync(lambda: shutil.rmtree(str(self._folder), ignore_errors=True))
 
     async def reconnect(self) -> None:
         """Give the connection up for a new one."""
         old = self.connection
-        if self._master is not None and self._master.returncode is None:
-            self._master.terminate()
+        await self._hang_up()
         self._impatient.set()
         if old is not None:
             await old.ended.wait()
@@ -85,6 +79,7 @@ class SshPlace(Place):
     def command(self, words: Sequence[str], *, terminal: bool = False) -> list[str]:
         # Without the held connection ssh would make one of its own: a proxy that fails forbids it.
         options = ["-S", self._socket, "-o", "ControlMaster=no", "-o", "ProxyCommand=false", "-o", "LogLevel=ERROR"]
+        options += ["-o", "PermitLocalCommand=no"]
         return [*self._ssh(*options, "-tt" if terminal else "-T"), "--", self._host.address, line(words)]
 
     def _ssh(self, *options: str) -> list[str]:
@@ -97,23 +92,26 @@ class SshPlace(Place):
         return [*words, "-p", str(host.port)] if host.port else words
 
     async def _connect(self) -> None:
-        """Hold one connection from its beginning to its end."""
+        """Hold one connection from its beginning to its end. It lives by a pipe from here, as the commands do, and ends
+        with this process however that ends."""
+        self._folder = unknown_folder()
         words = self._ssh("-M", "-N", "-S", self._socket, "-o", "ControlPersist=no")
         # ssh runs its local command when the connection takes sessions: so it calls out, and nobody needs to ask.
         words += ["-o", "PermitLocalCommand=yes", "-o", f"LocalCommand=echo {CONNECTED}", "--", self._host.address]
         try:
             process = await trio.lowlevel.open_process(
-                words,
-                stdin=subprocess.DEVNULL,
+                held(words, folder=self._folder),
+                stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 start_new_session=True,
             )
         except OSError as error:
-            self.went(f"ssh cannot be started on this host: {error.strerror}: install openssh-client")
+            self.went(f"ssh cannot be started on this host: {error.strerror}")
             return
         self._master = process
         said = bytearray()
+        assert process.stdin is not None
         assert process.stdout is not None
         assert process.stderr is not None
         try:
@@ -131,14 +129,16 @@ class SshPlace(Place):
             self.went(reason)
         finally:
             with trio.CancelScope(shield=True):
-                if process.returncode is None:
-                    process.terminate()
+                await process.stdin.aclose()
                 with trio.move_on_after(END_SECONDS):
                     await process.wait()
                 if process.returncode is None:
                     process.kill()
                     await process.wait()
-                await trio.to_thread.run_sync(lambda: Path(self._socket).unlink(missing_ok=True))
+
+    async def _hang_up(self) -> None:
+        if self._master is not None and self._master.stdin is not None:
+            await self._master.stdin.aclose()
 
     async def _announce(self, stream: trio.abc.ReceiveStream) -> None:
         """Wait until ssh says that the connection is there."""
@@ -150,8 +150,8 @@ class SshPlace(Place):
                     return
                 heard += chunk
         if patience.cancelled_caught:
-            assert self._master is not None
-            self._master.terminate()
+            self._log("warning", "a Mac did not answer in time", mac=self.name)
+            await self._hang_up()
             return
         self._pause = 0.0
         self._log("info", "a Mac is connected", mac=self.name)

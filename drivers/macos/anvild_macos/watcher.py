@@ -13,11 +13,14 @@ import msgspec
 import trio
 
 from anvild.sdk import AnvilError, DeviceFact, DeviceStatus, Report, Sighting
+from anvild.sdk.usb import UsbDevice, watch_usb
 
 from .machine import Machine, examine, look
-from .place import Connection, Place
+from .place import Connection, LocalPlace, Place
 
 LOOK_SECONDS = 15.0
+LOOK_LIMIT = 60.0
+VENDOR = 0x05AC
 
 
 class Site:
@@ -62,19 +65,26 @@ class Site:
 
     async def _look(self) -> None:
         try:
-            if self.machine is None:
-                self.machine = await examine(self.place)
-            looked = await look(self.place, self.machine)
+            with trio.move_on_after(LOOK_LIMIT) as patience:
+                if self.machine is None:
+                    self.machine = await examine(self.place)
+                looked = await look(self.place, self.machine)
         except AnvilError as error:
-            self._note(error.message)
-            if self.machine is None:
-                self._leave(error.message)
+            self._fail(error.message)
+            return
+        if patience.cancelled_caught:
+            self._fail(f"the Mac {self.place.name!r} did not say within {LOOK_LIMIT:g} s what is there")
             return
         self._note(looked.trouble)
         kept = [fact for fact in self._seen.values() if fact.facts["kind"] not in looked.found]
         found = [fact for kind in looked.found.values() for fact in kind]
         self._seen = self.devices = {fact.identity: fact for fact in (*found, *kept)}
         self.looked.set()
+
+    def _fail(self, trouble: str) -> None:
+        self._note(trouble)
+        if self.machine is None:
+            self._leave(trouble)
 
     def _note(self, trouble: str | None) -> None:
         if trouble is not None and trouble != self.trouble:
@@ -120,6 +130,8 @@ class Watcher:
             for site in self.sites:
                 nursery.start_soon(site.place.serve)
                 nursery.start_soon(site.watch, self._wake)
+                if isinstance(site.place, LocalPlace):
+                    nursery.start_soon(_hear_plugs, site)
             while True:
                 changed = self._changed = trio.Event()
                 await self._report(report)
@@ -140,6 +152,16 @@ class Watcher:
                 await report(Sighting(kind="seen", device=fact))
         for identity in [each for each in self._told if each not in now]:
             await report(Sighting(kind="lost", device=self._told.pop(identity)))
+
+
+async def _hear_plugs(site: Site) -> None:
+    """Look at once when something is plugged into the daemon's own Mac. Why does not matter: it is a hint."""
+
+    async def on_change(_devices: Sequence[UsbDevice]) -> None:
+        site.look_again()
+        await trio.lowlevel.checkpoint()
+
+    await watch_usb(on_change, vendors={VENDOR})
 
 
 def away(fact: DeviceFact) -> bool:

@@ -40,6 +40,10 @@ class Sshd:
         self.process = process
         self.port = port
 
+    @property
+    def environment(self) -> dict[str, str]:
+        return environment(self.home)
+
     def settings(self, **changes: Any) -> HostSettings:
         given = {
             "name": "mini",
@@ -112,6 +116,11 @@ def sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:
             RUN_FOLDER.rmdir()
 
 
+def environment(home: Path) -> dict[str, str]:
+    """What finds the stubs before all other programs."""
+    return {"PATH": f"{STUBS}:/usr/bin:/bin", "STUB_PYTHON": sys.executable, "STUB_HOME": str(home)}
+
+
 def start_sshd(folder: Path, home: Path) -> tuple[subprocess.Popen[str], int]:
     for _ in range(5):  # another may take the port between the choice and the start
         port = free_port()
@@ -120,7 +129,7 @@ def start_sshd(folder: Path, home: Path) -> tuple[subprocess.Popen[str], int]:
             "StrictModes no\nUsePAM no\nPasswordAuthentication no\nPermitRootLogin yes\nPidFile none\n"
             "KexAlgorithms curve25519-sha256\nPrintMotd no\nMaxSessions 10\nMaxStartups 50\n"
             # A shell of level 3 does not read the start-up files of this account, which are no part of the test.
-            f"SetEnv SHLVL=3 PATH={STUBS}:/usr/bin:/bin STUB_PYTHON={sys.executable} STUB_HOME={home}\n"
+            f"SetEnv SHLVL=3 {' '.join(f'{name}={value}' for name, value in environment(home).items())}\n"
         )
         process = subprocess.Popen(
             [SSHD, "-D", "-e", "-f", str(folder / "sshd_config")], stderr=subprocess.PIPE, text=True
@@ -171,15 +180,15 @@ class Stub:
 
     @property
     def state(self) -> dict[str, Any]:
-        with self._locked():
+        with self.locked():
             return self._read()
 
     def change(self, **state: Any) -> None:
-        with self._locked():
+        with self.locked():
             (self.home / "state.json").write_text(json.dumps(self._read() | state))
 
     def set(self, **modes: Any) -> None:
-        with self._locked():
+        with self.locked():
             known = self._read()
             known["modes"] = {**known.get("modes", {}), **modes}
             (self.home / "state.json").write_text(json.dumps(known))
@@ -190,7 +199,7 @@ class Stub:
         return [call for call in made if call[: len(words)] == list(words)]
 
     @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
+    def locked(self) -> Iterator[None]:
         with (self.home / "lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield

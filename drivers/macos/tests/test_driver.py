@@ -83,6 +83,49 @@ async def test_a_look_is_repeated(running: Any, stub: Any, monkeypatch: pytest.M
         await lab.until(lambda seen: seen[-1].device.name == "Lab Phone" and seen[-1].device.status == "offline")
 
 
+async def test_a_mac_that_says_nothing(lab: Any, stub: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watcher, "LOOK_LIMIT", 0.1)
+    site = lab.driver.watcher.sites[0]
+    before = dict(site.devices)
+    with stub.locked():  # the stubs wait for it
+        site.look_again()
+        while site.trouble is None:
+            await site.place.run(["true"])
+    assert "did not say within" in site.trouble
+    assert site.devices == before
+
+
+async def test_the_daemons_own_mac(stub: Any, sshd: Any, make_driver: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[Any] = []
+    heard, plugged = trio.open_memory_channel[None](0)
+
+    async def watch_usb(on_change: Any, *, vendors: Any) -> None:
+        assert vendors == {0x05AC}
+        async for _ in plugged:
+            await on_change([])
+
+    async def report(sighting: Any) -> None:
+        told.append(sighting)
+        await trio.lowlevel.checkpoint()
+
+    monkeypatch.setattr(watcher, "watch_usb", watch_usb)
+    for name, value in sshd.environment.items():
+        monkeypatch.setenv(name, value)
+    driver = make_driver(hosts=(), local=True)
+    await driver.start()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(driver.watch, report)
+        site = driver.watcher.sites[0]
+        await site.looked.wait()
+        site.looked = trio.Event()
+        await heard.send(None)
+        await site.looked.wait()
+        assert await driver.remedies("00008110-001A2B3C4D5E6F70") == [Remedy.REBOOT]
+        assert "power" not in site.devices[MAC].capabilities, "nobody restarts the host under the daemon"
+        nursery.cancel_scope.cancel()
+    assert [each.device.platform for each in told[:2]] == ["macos", "ios"]
+
+
 async def test_a_tool_that_fails_hides_nothing(lab: Any, stub: Any, sshd: Any) -> None:
     site = lab.driver.watcher.sites[0]
     before = dict(site.devices)

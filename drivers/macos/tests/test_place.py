@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import trio
 import trio.testing
 
 from anvild.sdk import DeviceLost, InvalidArgument, NotFound, PermissionDenied, Unavailable
 from anvild_macos.place import SESSIONS, LocalPlace, Place, finish
-from anvild_macos.shell import SLOT, script
+from anvild_macos.shell import SLOT
 from anvild_macos.ssh import explain
 
 
@@ -120,11 +123,12 @@ async def test_the_exit_code_of_the_transport_is_not_mistaken(place: Place) -> N
 
 
 async def test_an_answer_in_a_file(place: Place) -> None:
+    before = folders()
     done = await place.run_into_file(["sh", "-c", 'echo noise; printf answer >"$1"', "sh", SLOT])
     assert (done.code, done.out, done.err) == (0, b"answer", b"")
     done = await place.run_into_file(["sh", "-c", "echo complaint; exit 3", "sh", SLOT])
     assert (done.code, done.out, done.err) == (3, b"", b"complaint\n")
-    assert (await place.run(script("ls -d /tmp/anvild.* 2>/dev/null"))).out == b""
+    assert folders() == before
 
 
 async def test_streams_are_bytes(place: Place) -> None:
@@ -152,7 +156,35 @@ async def test_the_connection_leaves_nothing_here(at_place: Any) -> None:
 
 
 def folders() -> set[Path]:
-    return set(Path("/tmp").glob("anvild-*"))
+    return set(Path("/tmp").glob("anvild.*"))
+
+
+HOLDER = """
+import sys, msgspec, trio
+from anvild_macos.settings import HostSettings
+from anvild_macos.ssh import SshPlace
+
+async def main():
+    place = SshPlace(msgspec.json.decode(sys.argv[1], type=HostSettings), lambda *_words, **_values: None)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(place.serve)
+        child = await place.start(["sleep", "86"])
+        print(place._master.pid, child.pid, flush=True)
+        await trio.sleep_forever()
+
+trio.run(main)
+"""
+
+
+def test_a_daemon_that_is_killed_leaves_nothing(sshd: Any, gone: Any) -> None:
+    before = folders()
+    settings = msgspec.json.encode(sshd.settings()).decode()
+    with subprocess.Popen([sys.executable, "-c", HOLDER, settings], stdout=subprocess.PIPE) as daemon:
+        assert daemon.stdout is not None
+        pids = [int(word) for word in daemon.stdout.readline().split()]
+        daemon.kill()
+    assert [gone(pid) for pid in pids] == [True, True]
+    assert folders() <= before
 
 
 # what goes wrong on the way
