@@ -12,7 +12,6 @@ import trio
 
 from anvild.sdk import AppTests, DeviceFact, Session
 
-from .apps import LinkedApps
 from .background import Background
 from .crashes import LinkedCrashReports
 from .files import LinkedFiles
@@ -27,8 +26,8 @@ from .testing import ToolVerbs
 __all__ = ["IosSession", "ToolSession", "open_session"]
 
 
-class IosSession(LinkedFiles, LinkedLogs, LinkedApps, LinkedCrashReports, LinkedPower, Session):
-    """What the driver does itself, over the cable."""
+class IosSession(LinkedFiles, LinkedLogs, LinkedCrashReports, LinkedPower, Session):
+    """What the driver does itself, over the cable, on every device."""
 
     def __init__(
         self, device: DeviceFact, link: Link, *, ledger: Ledger, helper: Helper, roster: Roster, folder: Path

@@ -37,8 +37,8 @@ def lost(each: Sighting) -> bool:
     return each.kind == "lost"
 
 
-async def test_a_device_is_reported_with_what_it_is(bench: Bench) -> None:
-    fact = await bench.watched.ready(bench.udid)
+async def test_a_device_is_reported_with_what_it_is(bare: Bench) -> None:
+    fact = await bare.watched.ready(bare.udid)
     assert fact.identity == "00008110-00A5000000000000"
     assert (fact.platform, fact.name, fact.model) == ("ios", "Simulated iPhone 1", "iPhone14,5")
     assert fact.firmware_version == "17.5.1"
@@ -114,8 +114,8 @@ async def test_an_address_of_the_wrong_form_is_refused(make_driver: Drivers) -> 
     await driver.stop()
 
 
-async def test_what_is_missing_is_said_in_the_health(bench: Bench) -> None:
-    told = await bench.driver.describe()
+async def test_what_is_missing_is_said_in_the_health(bare: Bench) -> None:
+    told = await bare.driver.describe()
     assert told.health.state is HealthState.DEGRADED
     assert "npm install -g go-ios" in told.health.reason
     assert told.facts["tool"] == "none"

@@ -13,6 +13,7 @@ import trio.testing
 
 from anvild.sdk import (
     AlreadyExists,
+    Apps,
     CapabilityMissing,
     DeviceLost,
     EntryType,
@@ -235,12 +236,10 @@ class TestApps:
             with pytest.raises(PermissionDenied):
                 await session.clear_app("com.apple.Preferences")
 
-    async def test_what_needs_a_tool_says_which(self, bench: Bench) -> None:
-        async with bench.session() as session:
-            with pytest.raises(CapabilityMissing, match="npm install -g go-ios"):
-                await session.launch_app("com.example.notes")
-            with pytest.raises(CapabilityMissing, match="npm install -g go-ios"):
-                await session.stop_app("com.example.notes")
+    async def test_without_a_tool_there_are_no_apps(self, bare: Bench) -> None:
+        async with bare.session() as session:
+            with pytest.raises(CapabilityMissing, match="apps"):
+                session.require(Apps)
 
     async def test_clearing_removes_its_data(self, bench: Bench) -> None:
         container = bench.device.apps["com.example.notes"].container
