@@ -105,6 +105,35 @@ async def remove(device: str, /, *, context: Ctx) -> None:
 
 
 @app.command
+async def take(
+    device: str,
+    /,
+    *,
+    seconds: Annotated[float | None, Parameter(help="For how long; the operator's default if none.")] = None,
+    context: Ctx,
+) -> None:
+    """Hold a device for a while: nobody else gets it, and it is cleaned when you give it back."""
+    async with connect(context) as api:
+        body = {} if seconds is None else {"seconds": seconds}
+        answer = await api.post(f"/devices/{await device_id(api, device)}/lease", body)
+    if context.output.json:
+        context.output.document(answer)
+    else:
+        context.output.say(f"{device} is yours for {answer['lease']['seconds']:g} s")
+
+
+@app.command
+async def give_back(device: str, /, *, context: Ctx) -> None:
+    """Give back a device that you took, and wait until it is clean."""
+    async with connect(context) as api:
+        await api.delete(f"/devices/{await device_id(api, device)}/lease")
+    if context.output.json:
+        context.output.document({"device": device, "givenBack": True})
+    else:
+        context.output.say(f"{device} is free")
+
+
+@app.command
 async def rearm(device: str, /, *, context: Ctx) -> None:
     """Take a device out of quarantine: it is cleaned again, and offered when that works."""
     async with connect(context) as api:

@@ -141,6 +141,30 @@ class Hands:
             raise Conflict(f"the device {device.name!r} was made for the run {lease.run_id}: cancel the run to end it")
         await self._engine.leases.release(lease.id)
 
+    async def take(self, device: Device, by: Actor, seconds: float) -> LeaseInfo:
+        """Hold a device that was not made to order, for so long. Taking again what ``by`` holds changes nothing.
+
+        Raises Conflict when somebody else holds it or it is not ready.
+        """
+        held = await self._lease_of(device)
+        if held is not None and held.holder == by.actor:
+            return held
+        return await self._engine.leases.acquire(device.id, by, duration=seconds)
+
+    async def give_back(self, device: Device, by: Actor) -> None:
+        """End what :meth:`take` began, and return when the device is clean. Giving back what is free is no error.
+
+        Raises Conflict for what somebody else holds, and for a device that was made by hand.
+        """
+        held = await self._lease_of(device)
+        if held is None:
+            return
+        if device.made_to_order:
+            raise Conflict(f"the device {device.name!r} was made to order: delete it to end it")
+        if held.holder != by.actor:
+            raise Conflict(f"the device {device.name!r} is held by {held.holder}")
+        await self._engine.leases.release(held.id)
+
     def drivers(self) -> list[DriverInfo]:
         """The drivers with their health, by name."""
         return self._engine.drivers()

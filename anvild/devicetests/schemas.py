@@ -42,7 +42,10 @@ __all__ = [
     "FileWritten",
     "Finding",
     "HandshakeDevice",
+    "HeldLease",
     "Jwks",
+    "LeaseAnswer",
+    "LeaseBody",
     "Me",
     "MemberTeam",
     "PersonMe",
@@ -506,6 +509,28 @@ class DeviceMakeBody(Wire, frozen=True, kw_only=True):
     vcpus: Annotated[int, Meta(ge=1, le=64)] | UnsetType = UNSET
     memory: Annotated[int, Meta(ge=16 * 2**20, le=2**44)] | UnsetType = UNSET
     disk: Annotated[int, Meta(ge=2**20, le=2**50)] | UnsetType = UNSET
+
+
+class LeaseBody(Wire, frozen=True, kw_only=True):
+    """For how long a device is taken, in seconds; without it, for the operator's ``engine.person_lease``."""
+
+    seconds: Annotated[float, Meta(gt=0, le=7 * 86_400)] | UnsetType = UNSET
+
+
+class HeldLease(Wire, frozen=True, kw_only=True):
+    """Who holds a device, since when and for how many seconds."""
+
+    id: Uuid
+    device_id: Uuid
+    holder: str
+    since: Moment
+    seconds: float
+
+
+class LeaseAnswer(Wire, frozen=True, kw_only=True):
+    """A lease on a device."""
+
+    lease: HeldLease
 
 
 class ExecBody(Wire, frozen=True, kw_only=True):

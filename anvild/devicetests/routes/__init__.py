@@ -31,6 +31,7 @@ from .events import add_events
 from .hands import add_hands
 from .keys import add_keys
 from .lab import add_lab
+from .leases import add_leases
 from .runs import add_runs, touched
 from .uploads import add_uploads
 
@@ -77,6 +78,7 @@ def make_mount(services: Services) -> Mount:
     add_uploads(api, uploads, max_upload=settings.web.max_upload)
     add_devices(api, identity, engine.devices, default_cap=cap)
     add_hands(api, hands, engine.devices, max_upload=settings.web.max_upload)
+    add_leases(api, hands, engine.devices, default_seconds=settings.engine.person_lease)
     add_keys(api, identity)
     add_audit(api, identity)
     add_device_auth(api, identity, engine.devices, default_cap=cap)

@@ -14,6 +14,7 @@ import trio
 from trio_websocket import open_websocket_url
 
 from anvild.core.engine.values import Actor
+from anvild.core.errors import Conflict
 from anvild.core.identity import Principal
 from anvild.sdk import Command, DeviceLost, Exec, StaleLease, Unavailable, run
 from anvild.sdk.protocol import WebSocketRefused, connect_websocket, serve_driver
@@ -84,6 +85,30 @@ async def test_a_helper_s_device_appears_takes_work_and_goes(lone_wing: Wing, la
     assert (await stranger.get("/devices")).json()["devices"] == [], "it is its team's alone"
     async with helper(lone_wing, lab, token):
         assert (await until(status(lone_wing, "ready")))["id"] == enrolled["id"], "the same again"
+
+
+async def test_a_device_is_taken_and_given_back(lone_wing: Wing, lab: Lab) -> None:
+    lab.plug(UDID, platform="android")
+    async with helper(lone_wing, lab, await shake_hands(lone_wing)):
+        device = (await until(status(lone_wing, "ready")))["id"]
+        client = lone_wing.owner
+        taken = await client.post(f"/devices/{device}/lease", json={"seconds": 60})
+        assert (taken.status_code, taken.json()["lease"]["seconds"]) == (201, 60)
+        again = await client.post(f"/devices/{device}/lease", json={})
+        assert again.json()["lease"]["id"] == taken.json()["lease"]["id"], "it is held already"
+        for _ in range(2):
+            assert (await client.post(f"/devices/{device}/exec", json={"argv": ["echo", "x"]})).status_code == 200
+        assert lab.devices[UDID].cleaned == 0, "not between two commands"
+        by = Actor("user:else", lone_wing.first.team_id)
+        with pytest.raises(Conflict):
+            await lone_wing.engine.leases.acquire(device, by, duration=None)
+        assert (await client.delete(f"/devices/{device}/lease")).status_code == 204
+        assert lab.devices[UDID].cleaned == 1
+        assert (await client.delete(f"/devices/{device}/lease")).status_code == 204, "nobody holds it"
+        await lone_wing.engine.leases.acquire(device, by, duration=None)
+        assert (await client.delete(f"/devices/{device}/lease")).status_code == 409
+        assert (await client.post(f"/devices/{device}/lease", json={})).status_code == 409
+        assert (await (await lone_wing.stranger()).post(f"/devices/{device}/lease", json={})).status_code == 404
 
 
 async def test_a_registered_device_is_joined_by_its_helper(lone_wing: Wing, lab: Lab) -> None:
