@@ -13,7 +13,7 @@ A test of a driver::
 from __future__ import annotations
 
 from .checks import RULES
-from .examine import examine
+from .examination import examine
 from .places import ChildProcess, InProcess, OverWebSocket, Place, Setup
 from .profile import (
     PROFILE_FILE,

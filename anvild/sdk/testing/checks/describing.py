@@ -15,6 +15,8 @@ from ..trying import CANCEL_SECONDS, DESCRIBE_SECONDS, STOP_SECONDS, cancelled, 
 from .book import BOOK
 
 LIVES = 5
+STARTS = "life.start"
+"""The rule without which no other that needs a living driver is tried."""
 
 
 @BOOK.rule("describe.before-start", Level.BRONZE, alone=True)
@@ -60,6 +62,12 @@ async def nothing_stays(bench: Bench) -> None:
     async with no_growth(f"{LIVES} lives"):
         for _ in range(LIVES):
             await live()
+
+
+@BOOK.rule(STARTS, Level.BRONZE)
+async def starts(bench: Bench) -> None:
+    """`start` works on this host, within 60 s. Where it does not, the rules that need it are not tried."""
+    require(bench.driver.name, "the driver has no name")
 
 
 @BOOK.rule("describe.types", Level.BRONZE)

@@ -160,16 +160,16 @@ async def attaches(bench: Bench, device: Exec) -> None:
     """A tagged program goes on when it is let go of; `attach` takes it up again, running or ended, with the output
     that was kept; `replay` begins with what was read before."""
     tag = f"{bench.name()}.attached"
-    script = "echo one; read line; echo two $line; exit 5"
-    async with await device.start(bench.script(script, tag=tag, stdin=True)) as first:
+    script = "trap 'echo two; exit 5' TERM; echo one; while :; do sleep 0.1; done"
+    async with await device.start(bench.script(script, tag=tag)) as first:
         require(await _read(first, b"one\n") == b"one\n", "the first line did not come")
     async with await device.attach(tag, replay=True) as second:
         require(second.tag == tag, f"the process that was attached has the tag {second.tag!r}")
         require(await _read(second, b"one\n") == b"one\n", "the first line was not replayed")
-        await second.send(b"more\n")
+        await second.signal(signal.SIGTERM)
     async with await device.attach(tag, replay=True) as third:
-        output = await _read(third, b"one\ntwo more\n")
-        require(output == b"one\ntwo more\n", f"the output that was kept came back as {output!r}")
+        output = await _read(third, b"one\ntwo\n")
+        require(output == b"one\ntwo\n", f"the output that was kept came back as {output!r}")
         found = await limited("wait", 30, third.wait)
         require(found == Exit(code=5), f"exit 5 came back as {found}")
 

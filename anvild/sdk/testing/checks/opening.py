@@ -44,7 +44,7 @@ async def what_is_declared(bench: Bench) -> None:
             )
 
 
-@BOOK.rule("open.what-is-not-declared", Level.BRONZE)
+@BOOK.rule("open.what-is-not-declared", Level.SILVER)
 async def what_is_not_declared(bench: Bench) -> None:
     """What a device does not declare, its session refuses with CapabilityMissing."""
     async with bench.session() as session:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from types import ModuleType
@@ -25,7 +26,7 @@ from anvild.sdk import (
     Sighting,
     Unavailable,
 )
-from anvild.sdk.testing import RULES, InProcess, Level, Profile, Report, Result, Verdict, examine
+from anvild.sdk.testing import RULES, InProcess, Level, Profile, Report, Result, Rule, Verdict, examine
 
 QUICK = Profile(appear_seconds=0.2, change_seconds=0.2)
 
@@ -441,17 +442,38 @@ async def test_a_defect_breaks_its_rule(
     assert told in (found[rule].reason or ""), found[rule]
 
 
-async def test_a_driver_that_does_not_start_fails_its_rules_at_once(lamp: ModuleType) -> None:
+async def test_a_driver_that_does_not_start_is_tried_no_further(lamp: ModuleType) -> None:
     starts = []
 
     async def start(self: Any) -> None:
         starts.append(self)
         raise Unavailable("the tool is missing: apt install tool")
 
-    found = await tried(changed(lamp, start=start), "describe.types", "open.session", "files.roundtrip")
-    assert {each.verdict for each in found.values()} == {Verdict.FAILED}
-    assert all("apt install tool" in (each.reason or "") for each in found.values())
-    assert len(starts) == 1
+    report = await examine(InProcess(changed(lamp, start=start)), QUICK)
+    assert report.grade is None
+    assert report.results[-1].rule == "life.start"
+    assert "apt install tool" in (report.results[-1].reason or "")
+    assert len(report.results) < 10
+
+
+async def test_a_driver_that_blocks_the_loop_is_noticed(lamp: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    hung = threading.Event()
+    heard: list[str] = []
+
+    def on_hang(rule: Rule) -> None:
+        heard.append(rule.name)
+        hung.set()
+
+    for name in ("HANG_SECONDS", "LOOK_SECONDS"):
+        monkeypatch.setattr(f"anvild.sdk.testing.examination.{name}", 0.01)
+
+    async def blocked(bench: Any) -> None:
+        assert hung.wait(30)
+
+    rule = msgspec.structs.replace(RULES[0], check=blocked, seconds=0.01)
+    report = await examine(InProcess(lamp.LampDriver), rules=[rule], on_hang=on_hang)
+    assert heard == [rule.name]
+    assert len(report.results) == 1
 
 
 async def test_what_the_settings_of_the_profile_say_reaches_the_driver(lamp: ModuleType) -> None:

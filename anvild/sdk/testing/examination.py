@@ -15,6 +15,7 @@ from ..capabilities import DRIVER_CAPABILITIES
 from ..values import Description
 from .bench import Bench
 from .checks import RULES
+from .checks.describing import STARTS
 from .places import Place, temporary_setup
 from .profile import Profile
 from .rules import NotApplicable, Report, Result, Rule, Verdict
@@ -24,6 +25,8 @@ __all__ = ["examine"]
 
 HANG_SECONDS = 30.0
 """How long a rule may take to end after its time is over, before the driver counts as one that hangs."""
+
+LOOK_SECONDS = 1.0
 
 
 async def examine(
@@ -58,6 +61,8 @@ async def examine(
                     results.append(result)
                     if on_result is not None:
                         on_result(result)
+                    if rule.name == STARTS and result.verdict is Verdict.FAILED:
+                        break
         finally:
             with trio.CancelScope(shield=True):
                 await _end(bench)
@@ -137,7 +142,7 @@ def _watchdog(on_hang: Callable[[Rule], None] | None) -> Iterator[Callable[[Rule
             present.clear()
 
     def watch() -> None:
-        while not over.wait(1.0):
+        while not over.wait(LOOK_SECONDS):
             for rule, latest in present[:]:
                 if time.monotonic() > latest and on_hang is not None:
                     on_hang(rule)
