@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
 import signal
 import struct
 import subprocess
 import termios
+from collections.abc import Iterator
 
 import trio
 
@@ -31,42 +33,44 @@ def _command(text: str, *, terminal: bool) -> list[str]:
     return [BUSYBOX, "setsid", *(["-c"] if terminal else []), *shell]
 
 
-async def serve_exec(root: Root, stream: AdbStream, text: str, *, stderr: bool) -> None:
-    """Run a command with its output as it is, as the services ``exec:`` and the old ``shell:`` do.
+async def serve_exec(root: Root, stream: AdbStream, text: str) -> None:
+    """Run a command with both its outputs in one, as the services ``exec:`` and the old ``shell:`` do.
 
-    The old shell's output has both of the program's in one; of ``exec`` the errors go nowhere.
+    A host that closes before the end closes the program's streams, and nothing else is told to the program.
     """
     stream.accept()
     process = await root.start(
-        _command(text, terminal=False),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT if stderr else subprocess.DEVNULL,
+        _command(text, terminal=False), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
     assert process.stdin is not None
     assert process.stdout is not None
     async with process.stdin, process.stdout, trio.open_nursery() as nursery:
-        nursery.start_soon(_feed_raw, root, stream, process, nursery.cancel_scope)
+        nursery.start_soon(_feed_raw, stream, process.stdin, nursery.cancel_scope)
         async for chunk in process.stdout:
             await stream.send_all(chunk)
         await stream.drained()
         nursery.cancel_scope.cancel()
 
 
-async def _feed_raw(root: Root, stream: AdbStream, process: trio.Process, scope: trio.CancelScope) -> None:
-    assert process.stdin is not None
+async def _feed_raw(stream: AdbStream, stdin: trio.abc.SendStream, scope: trio.CancelScope) -> None:
     while chunk := await stream.receive_some():
         with contextlib.suppress(trio.BrokenResourceError):  # what comes for a closed input is thrown away
-            await process.stdin.send_all(chunk)
-    root.signal(process, signal.SIGHUP)
+            await stdin.send_all(chunk)
     scope.cancel()
 
 
-async def serve_shell(root: Root, stream: AdbStream, text: str, *, terminal: bool, term: str) -> None:
-    """Run a command by the second shell protocol: input, both outputs and the exit code, each told apart.
+@contextlib.contextmanager
+def _hanging_up(root: Root, process: trio.Process) -> Iterator[None]:
+    """Hang up on a shell whose host has gone before its end, in whatever way: on the shell alone, as adbd does."""
+    try:
+        yield
+    finally:
+        if process.returncode is None:
+            root.signal(process, signal.SIGHUP)
 
-    A host that closes before the end hangs up on the shell, and on the shell alone, as adbd does.
-    """
+
+async def serve_shell(root: Root, stream: AdbStream, text: str, *, terminal: bool, term: str) -> None:
+    """Run a command by the second shell protocol: input, both outputs and the exit code, each told apart."""
     stream.accept()
     if terminal:
         await _on_terminal(root, stream, text, term)
@@ -77,13 +81,15 @@ async def serve_shell(root: Root, stream: AdbStream, text: str, *, terminal: boo
     assert process.stdin is not None
     assert process.stdout is not None
     assert process.stderr is not None
-    async with process.stdin, process.stdout, process.stderr, trio.open_nursery() as nursery:
-        nursery.start_soon(_feed, root, stream, process, process.stdin, nursery.cancel_scope)
-        async with trio.open_nursery() as outputs:
-            outputs.start_soon(_tell, stream, STDOUT, process.stdout)
-            outputs.start_soon(_tell, stream, STDERR, process.stderr)
-        await _tell_exit(stream, process)
-        nursery.cancel_scope.cancel()
+    async with process.stdin, process.stdout, process.stderr:
+        with _hanging_up(root, process):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_feed, stream, process, process.stdin, nursery.cancel_scope)
+                async with trio.open_nursery() as outputs:
+                    outputs.start_soon(_tell, stream, STDOUT, process.stdout)
+                    outputs.start_soon(_tell, stream, STDERR, process.stderr)
+                await _tell_exit(stream, process)
+                nursery.cancel_scope.cancel()
 
 
 async def _on_terminal(root: Root, stream: AdbStream, text: str, term: str) -> None:
@@ -95,21 +101,18 @@ async def _on_terminal(root: Root, stream: AdbStream, text: str, term: str) -> N
             )
         finally:
             os.close(theirs)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(_feed, root, stream, process, terminal, nursery.cancel_scope)
-            await _tell(stream, STDOUT, terminal)
-            await _tell_exit(stream, process)
-            nursery.cancel_scope.cancel()
+        with _hanging_up(root, process):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_feed, stream, process, terminal, nursery.cancel_scope)
+                with contextlib.suppress(trio.BrokenResourceError):  # so a terminal tells that its last program ended
+                    await _tell(stream, STDOUT, terminal)
+                await _tell_exit(stream, process)
+                nursery.cancel_scope.cancel()
 
 
 async def _tell(stream: AdbStream, kind: int, output: trio.abc.ReceiveStream) -> None:
-    try:
-        while chunk := await output.receive_some(CHUNK):
-            await stream.send_all(HEAD.pack(kind, len(chunk)) + chunk)
-    except trio.BrokenResourceError:
-        if kind == STDOUT and not isinstance(output, trio.lowlevel.FdStream):
-            raise
-        # the last program has closed the terminal, which is how its end is told
+    while chunk := await output.receive_some(CHUNK):
+        await stream.send_all(HEAD.pack(kind, len(chunk)) + chunk)
 
 
 async def _tell_exit(stream: AdbStream, process: trio.Process) -> None:
@@ -118,11 +121,10 @@ async def _tell_exit(stream: AdbStream, process: trio.Process) -> None:
     await stream.drained()
 
 
-async def _feed(
-    root: Root, stream: AdbStream, process: trio.Process, stdin: trio.abc.SendStream, scope: trio.CancelScope
-) -> None:
+async def _feed(stream: AdbStream, process: trio.Process, stdin: trio.abc.SendStream, scope: trio.CancelScope) -> None:
+    """Hand the host's input to a program until the host has closed."""
     reader = Reader(stream)
-    try:
+    with contextlib.suppress(EOFError):
         while True:
             kind, size = HEAD.unpack(await reader.exactly(HEAD.size))
             content = await reader.exactly(size)
@@ -133,13 +135,11 @@ async def _feed(
                 await process.stdin.aclose()
             elif kind == WINDOW_SIZE and isinstance(stdin, trio.lowlevel.FdStream):
                 _resize(stdin.fileno(), content)
-    except EOFError:
-        root.signal(process, signal.SIGHUP)
-        scope.cancel()
+    scope.cancel()
 
 
 def _resize(terminal: int, content: bytes) -> None:
     """Take a window's size, as ROWSxCOLUMNS,WIDTHxHEIGHT."""
-    cells, _, pixels = content.rstrip(b"\0").decode(errors="replace").partition(",")
-    rows, columns, width, height = (int(each) for each in (*cells.split("x"), *pixels.split("x")))
-    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, width, height))
+    told = re.match(rb"(\d{1,4})x(\d{1,4}),(\d{1,4})x(\d{1,4})", content)
+    if told:
+        fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", *(int(each) for each in told.groups())))
