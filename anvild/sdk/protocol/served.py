@@ -20,7 +20,7 @@ from .methods import Result
 from .peer import Peer
 from .streams import Dropped, Inlet, Outlet
 
-__all__ = ["Holdings", "OpenProcess", "OpenSession", "Source"]
+__all__ = ["Holdings", "OpenProcess", "OpenSession", "Processes", "Source"]
 
 T = TypeVar("T")
 
@@ -54,6 +54,14 @@ class OpenProcess:
         self.holdings = holdings
 
 
+class Processes:
+    """All processes that the host holds, by the numbers that it knows them by."""
+
+    def __init__(self) -> None:
+        self.numbers = itertools.count(1)
+        self.open: dict[int, OpenProcess] = {}
+
+
 class OpenSession:
     """A session that the host holds, and its end."""
 
@@ -68,11 +76,7 @@ class OpenSession:
 class Holdings:
     """The processes and byte streams that came out of one session, or of the driver itself."""
 
-    _numbers = itertools.count(1)
-
-    def __init__(
-        self, what: str, peer: Peer, nursery: trio.Nursery, processes: dict[int, OpenProcess], fault: Fault
-    ) -> None:
+    def __init__(self, what: str, peer: Peer, nursery: trio.Nursery, processes: Processes, fault: Fault) -> None:
         self.what = what
         self._calls: dict[trio.CancelScope, trio.Event] = {}
         self._closed = False
@@ -130,9 +134,9 @@ class Holdings:
         return StreamPair(receive=outlet.stream, send=inlet.stream), lambda: self._flow(None, flow)
 
     def _take_process(self, process: Process) -> tuple[Any, Callable[[], None]]:
-        number = next(self._numbers)
+        number = next(self._processes.numbers)
         outlet = self._peer.new_outlet(0)
-        self._processes[number] = OpenProcess(process, self)
+        self._processes.open[number] = OpenProcess(process, self)
         self._mine.add(number)
         told = StartedProcess(process=number, pid=process.pid, tag=process.tag, output=outlet.stream)
         return told, lambda: self._flow(outlet, self._pump_process, process, outlet)
@@ -150,7 +154,7 @@ class Holdings:
     def forget(self, number: int) -> None:
         """The host has let go of a process."""
         self._mine.discard(number)
-        self._processes.pop(number, None)
+        self._processes.open.pop(number, None)
 
     async def release(self) -> None:
         """Let go of everything that is still open, within a time limit for each step."""
@@ -161,7 +165,7 @@ class Holdings:
             for ended in (*self._calls.values(), *self._flows.values()):
                 await ended.wait()
         for number in list(self._mine):
-            process = self._processes[number].process
+            process = self._processes.open[number].process
             self.forget(number)
             await self._close("process.aclose", process)
 

@@ -40,7 +40,7 @@ from .messages import (
 from .messages import OpenSession as OpenParameters
 from .methods import DRIVER, PROCESS, Method, Scope, capabilities_of, methods_of
 from .peer import Peer
-from .served import Holdings, OpenProcess, OpenSession, Source
+from .served import Holdings, OpenSession, Processes, Source
 from .streams import Inlet, ItemOutlet
 from .transports import Transport
 from .version import PROTOCOL_VERSION, protocol_incompatibility
@@ -142,7 +142,7 @@ class _Server:
         self._log: DriverLog | None = None
         self._calls: dict[int | str, _Call] = {}
         self._sessions: dict[int, OpenSession] = {}
-        self._processes: dict[int, OpenProcess] = {}
+        self._processes = Processes()
         self._next_session = 1
         self._methods: dict[str, Method] = {each.name: each for each in (*DRIVER.values(), *PROCESS.values())}
 
@@ -269,7 +269,7 @@ class _Server:
                     raise NotFound(f"there is no session {params.session}")
                 return opened.session.require(method.owner), opened.holdings
             case Scope.PROCESS:
-                process = self._processes.get(params.process)
+                process = self._processes.open.get(params.process)
                 if process is None:
                     raise NotFound(f"there is no process {params.process}")
                 if method.verb == "aclose":
