@@ -22,6 +22,10 @@ EMAIL = "operator@example.org"
 PASSWORD = "correct horse battery"
 READY_SECONDS = 60.0
 
+PHONES = ("android", "ios", "macos")
+WITHOUT = "[drivers.{}]\nenabled = false\n"
+"""A test that wants phones says so; the others need not start an adb server each."""
+
 
 def environment() -> dict[str, str]:
     """The environment of the executables: an installed daemon keeps its compiled modules, so ours does too."""
@@ -86,7 +90,7 @@ class Daemon:
         assert self.process is None
         self.data_dir.mkdir(parents=True, exist_ok=True)
         config = self.data_dir.with_name(self.data_dir.name + ".toml")
-        config.write_text(self.config)
+        config.write_text(self.config + "".join(WITHOUT.format(name) for name in PHONES if name not in self.config))
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [

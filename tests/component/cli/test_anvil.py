@@ -189,7 +189,7 @@ def test_login_keeps_a_key_that_works(anvil: Anvil, lab: Daemon) -> None:
 
 
 def test_the_lab_is_described(anvil: Anvil, told: Told) -> None:
-    assert {"sandbox"} == {each["name"] for each in told("drivers")["drivers"]}
+    assert {"helper", "sandbox"} == {each["name"] for each in told("drivers")["drivers"]}
     assert {"commands", "devicetests"} <= {each["name"] for each in told("plugins")["plugins"]}
     assert "smoke" in anvil("pipelines").stdout
     assert anvil("drivers").stdout.startswith("NAME\tVERSION\tHEALTH")

@@ -183,7 +183,8 @@ async def test_what_the_lab_shares_all_see_and_operators_change(wing: Wing) -> N
 
 async def test_the_lab_tells_of_itself(ready_wing: Wing) -> None:
     wing, client = ready_wing, ready_wing.owner
-    (driver,) = (await client.get("/drivers")).json()["drivers"]
+    helper, driver = (await client.get("/drivers")).json()["drivers"]
+    assert (helper["name"], helper["health"]) == ("helper", "healthy")
     assert (driver["name"], driver["health"], driver["platforms"]) == ("sandbox", driver["health"], ["linux"])
     assert driver["reason"]
     plugins = (await client.get("/plugins")).json()["plugins"]
