@@ -12,10 +12,14 @@ import subprocess
 import termios
 import tty
 from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING
 
 import trio
 
-from anvild.sdk import AnvilError, NotFound, PermissionDenied, TerminalSize, Unavailable
+from anvild.sdk import AnvilError, DeviceLost, NotFound, PermissionDenied, TerminalSize, Unavailable
+
+if TYPE_CHECKING:
+    from .keeper import Keeper
 
 HANG_UP_SECONDS = 0.7
 CHUNK = 65536
@@ -58,6 +62,7 @@ class Child:
 
     def __init__(self, process: trio.Process, failed: Failed, release: Callable[[], None], master: int | None) -> None:
         self.pid = 0
+        self.keeper: Keeper | None = None
         self._process = process
         self._failed = failed
         self._release = release
@@ -113,6 +118,10 @@ class Child:
     async def aclose(self) -> None:
         """Hang up, and wait until the local child process has ended. Closing twice is fine."""
         with trio.CancelScope(shield=True):
+            if self.keeper is not None and self.pid:
+                keeper, self.keeper = self.keeper, None
+                with contextlib.suppress(DeviceLost):  # then it has been ended with the connection
+                    await (keeper.end(self.pid) if self._process.returncode is None else keeper.drop(self.pid))
             for stream in (self.stdin, self.stdout, self.stderr):
                 if stream is not None:
                     await trio.aclose_forcefully(stream)

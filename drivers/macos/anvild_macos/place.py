@@ -22,9 +22,10 @@ from anvild.sdk import (
 )
 
 from .child import CHUNK, Child, last_line, open_child
-from .shell import held, into_file, job, script
+from .keeper import KEEPER, Keeper
+from .shell import GO, fed, held, into_file, job, script
 
-SESSIONS = 8
+SESSIONS = 7
 HOUSEKEEPING_SESSIONS = 2
 CONNECT_PATIENCE = 20.0
 BROKEN_SECONDS = 1.0
@@ -54,17 +55,25 @@ class Connection:
     def __init__(self) -> None:
         self.ended = trio.Event()
         self.reason = ""
+        self.keeper: Keeper | None = None
+        self.keeper_lock = trio.Lock()
 
     def end(self, reason: str) -> None:
         self.reason = reason
         self.ended.set()
+
+    async def aclose(self) -> None:
+        """Let go of what belongs to the connection."""
+        if self.keeper is not None:
+            await self.keeper.aclose()
 
 
 class Place(ABC):
     """A Mac as a place to run commands. ``name`` is what the operator calls it.
 
     Verbs share :data:`SESSIONS` sessions, and wait for one when all are taken; looks, signals and cleaning have
-    :data:`HOUSEKEEPING_SESSIONS` of their own, so that they never wait for a verb.
+    :data:`HOUSEKEEPING_SESSIONS` of their own, so that they never wait for a verb. With that of the keeper they are
+    ten, which is what an sshd takes on one connection unless it is told otherwise.
     """
 
     def __init__(self, name: str) -> None:
@@ -125,20 +134,29 @@ class Place(ABC):
         *,
         env: Mapping[str, str] | None = None,
         cwd: str | None = None,
-        pipe_folder: str | None = None,
+        stdin: bool = False,
         terminal: TerminalSize | None = None,
         housekeeping: bool = False,
     ) -> Child:
         """Start a program and return when it runs; the caller closes it.
 
-        With ``pipe_folder``, a folder that is made for it, its standard input is the pipe ``in`` there. Raises
-        NotFound, PermissionDenied, InvalidArgument, Unavailable, DeviceLost.
+        With ``stdin`` its standard input is the child's; else it has none, unless it has a terminal. Raises NotFound,
+        PermissionDenied, InvalidArgument, Unavailable, DeviceLost.
         """
-        words = job(argv, env=env, cwd=cwd, pipe=pipe_folder and f"{pipe_folder}/in")
-        words = held(words, folder=pipe_folder) if terminal is None else script(TERMINAL_JOB, *words)
+        words = job(argv, env=env, cwd=cwd)
+        if terminal is not None:
+            words = script(TERMINAL_JOB, *words)
+        elif stdin:
+            words = fed(words)
+        else:
+            words = held(words)
         child = await self._open(words, terminal=terminal, housekeeping=housekeeping)
         try:
             await child.introduce(argv[0])
+            if stdin and terminal is None:
+                child.keeper = await self._keeper()
+                await child.keeper.hold(child.pid)
+                await child.stdin.send_all(GO)
         except BaseException:
             await child.aclose()
             raise
@@ -178,10 +196,24 @@ class Place(ABC):
         if done.code:
             raise NotFound(f"there is no process {pid} on the Mac")
 
+    async def _keeper(self) -> Keeper:
+        """Return the keeper of the present connection."""
+        connection = await self.connected()
+        async with connection.keeper_lock:
+            if connection.keeper is None:
+                child = await self._open(script(KEEPER), limiter=trio.CapacityLimiter(1))
+                connection.keeper = Keeper(child)
+        return connection.keeper
+
     async def _open(
-        self, words: Sequence[str], *, terminal: TerminalSize | None = None, housekeeping: bool = False
+        self,
+        words: Sequence[str],
+        *,
+        terminal: TerminalSize | None = None,
+        housekeeping: bool = False,
+        limiter: trio.CapacityLimiter | None = None,
     ) -> Child:
-        limiter = self._housekeeping if housekeeping else self._sessions
+        limiter = limiter or (self._housekeeping if housekeeping else self._sessions)
         connection = await self.connected()
         holder = object()
         await limiter.acquire_on_behalf_of(holder)
@@ -222,11 +254,12 @@ class LocalPlace(Place):
         super().__init__(platform.node().partition(".")[0].lower() or "localhost")
 
     async def serve(self) -> None:
-        self.came()
+        connection = self.came()
         try:
             await trio.sleep_forever()
         finally:
             self.went("the driver has been stopped")
+            await connection.aclose()
 
     def command(self, words: Sequence[str], *, terminal: bool = False) -> list[str]:
         return list(words)

@@ -29,9 +29,7 @@ from .base import HostedSession
 from .child import CHUNK, Child
 from .files import check_user
 from .place import Place, ended_by, refused
-from .shell import script, unknown_folder
 
-FEED = 'exec cat >"$1"'
 END_OF_INPUT = b"\x04"
 END_SECONDS = 3.0
 
@@ -58,13 +56,12 @@ class MacProcess(Process):
 
     tag = None
 
-    def __init__(self, place: Place, child: Child, nursery: trio.Nursery, *, terminal: bool, pipe: str | None) -> None:
+    def __init__(self, place: Place, child: Child, nursery: trio.Nursery, *, terminal: bool, stdin: bool) -> None:
         self.pid = child.pid
         self._place = place
         self._child = child
         self._terminal = terminal
-        self._pipe = pipe
-        self._input: trio.abc.SendStream | None = child.stdin if terminal else None
+        self._input: trio.abc.SendStream | None = child.stdin if terminal or stdin else None
         self._put, self._chunks = trio.open_memory_channel[Output](0)
         self._outputs: weakref.ref[_Outputs] | None = None
         self._changed = trio.lowlevel.ParkingLot()
@@ -72,32 +69,20 @@ class MacProcess(Process):
         self._exit: Exit | None = None
         self._error: AnvilError | None = None
         self._gone = trio.Event()
-        self._fed = trio.Event()
         nursery.start_soon(self._serve)
-
-    async def ready(self) -> None:
-        """Wait until standard input can be written."""
-        if self._pipe is not None:
-            await self._fed.wait()
-            if self._error is not None:
-                raise self._error
 
     # in the session's nursery
 
     async def _serve(self) -> None:
         try:
             with self._scope, self._put:
-                async with trio.open_nursery() as nursery:
-                    if self._pipe is not None:
-                        nursery.start_soon(self._feed, self._pipe)
-                    async with trio.open_nursery() as readers:
-                        readers.start_soon(self._read, Stream.STDOUT, self._child.stdout)
-                        if self._child.stderr is not None:
-                            readers.start_soon(self._read, Stream.STDERR, self._child.stderr)
-                    code = await self._child.wait()
-                    number = ended_by(code)
-                    self._exit = Exit(code=code) if number is None else Exit(code=None, signal=number)
-                    nursery.cancel_scope.cancel()
+                async with trio.open_nursery() as readers:
+                    readers.start_soon(self._read, Stream.STDOUT, self._child.stdout)
+                    if self._child.stderr is not None:
+                        readers.start_soon(self._read, Stream.STDERR, self._child.stderr)
+                code = await self._child.wait()
+                number = ended_by(code)
+                self._exit = Exit(code=code) if number is None else Exit(code=None, signal=number)
         except* AnvilError as group:
             self._error = next(each for each in flatten(group))
         finally:
@@ -105,7 +90,6 @@ class MacProcess(Process):
                 self._error = WrongState("the process has been let go")
             with trio.CancelScope(shield=True):
                 await self._end()
-            self._fed.set()
             self._gone.set()
             self._changed.unpark_all()
 
@@ -119,12 +103,6 @@ class MacProcess(Process):
     async def _read(self, name: Stream, stream: trio.abc.ReceiveStream) -> None:
         while chunk := await stream.receive_some(CHUNK):
             await self._put.send(Output(stream=name, data=bytes(chunk)))
-
-    async def _feed(self, pipe: str) -> None:
-        async with self._place.feed(script(FEED, pipe)) as feeder:
-            self._input = feeder.stdin
-            self._fed.set()
-            await trio.sleep_forever()
 
     # for callers
 
@@ -203,16 +181,9 @@ class MacExec(HostedSession, Exec):
         check_user(command.user, self.device.facts.get("user"))
         cwd = None if command.cwd is None else check_absolute(command.cwd)
         terminal = command.terminal
-        pipe = unknown_folder() if command.stdin and terminal is None else None
         env = {"TERM": "xterm-256color", **command.env} if terminal else command.env
-        child = await self.place.start(command.argv, env=env, cwd=cwd, pipe_folder=pipe, terminal=terminal)
-        process = MacProcess(self.place, child, self.nursery, terminal=terminal is not None, pipe=pipe and f"{pipe}/in")
-        try:
-            await process.ready()
-        except BaseException:
-            await process.aclose()
-            raise
-        return process
+        child = await self.place.start(command.argv, env=env, cwd=cwd, stdin=command.stdin, terminal=terminal)
+        return MacProcess(self.place, child, self.nursery, terminal=terminal is not None, stdin=command.stdin)
 
     async def attach(self, tag: str, *, replay: bool = False) -> Process:
         await trio.lowlevel.checkpoint()

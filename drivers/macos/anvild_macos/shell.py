@@ -16,23 +16,24 @@ from anvild.sdk import InvalidArgument
 BASH = "/bin/bash"
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
-# $1 folder, $2 a named pipe for standard input; then the program. The first line of output says what became of it.
+# $1 a folder or nothing; then the program. The first line of output says what became of it.
 JOB = """\
 [ -z "$1" ] || cd -- "$1" 2>/dev/null || { echo folder; exit 127; }
-input=$2; shift 2
+shift
 case $1 in */*) program=$1;; *) program=$(type -P -- "$1") || { echo missing; exit 127; };; esac
 [ -e "$program" ] || { echo missing; exit 127; }
 [ -d "$program" ] && { echo denied; exit 126; }
 [ -x "$program" ] || { echo denied; exit 126; }
 echo "pid $$"
-if [ -n "$input" ]; then exec -- "$@" <"$input"; else exec -- "$@"; fi
+[ -z "$ANVILD_WAIT" ] || { unset ANVILD_WAIT; read -r go; [ "$go" = go ] || exit 125; }
+exec -- "$@"
 """
 
-# $1 a folder to make for the named pipe `in`, or nothing; then the job. Standard input is the line of life: when it
-# ends, the job's process group ends. Whatever the job has left in its group ends with it, too.
+# $1 a folder to make and to remove, or nothing; then the job. Standard input is the line of life: when it ends, the
+# job's process group ends. Whatever the job has left in its group ends with it, too.
 HOLD = """\
 made=$1; shift
-[ -z "$made" ] || { mkdir -m 700 -- "$made" && mkfifo -- "$made/in"; } || exit 125
+[ -z "$made" ] || mkdir -m 700 -- "$made" || exit 125
 exec 3>&2 2>/dev/null
 set -m
 "$@" </dev/null 2>&3 3>&- & job=$!
@@ -43,6 +44,20 @@ kill -KILL -- "-$watcher" "-$job"
 [ -z "$made" ] || rm -rf -- "$made"
 exit "$status"
 """
+
+# The job has standard input for itself. It begins when it reads the line `go`: by then its end is provided for.
+FED = """\
+exec 3>&2 2>/dev/null 4<&0 </dev/null
+export ANVILD_WAIT=1
+set -m
+"$@" <&4 2>&3 3>&- 4<&- & job=$!
+exec 4<&-
+set +m
+wait "$job"; status=$?
+kill -KILL -- "-$job"
+exit "$status"
+"""
+GO = b"go\n"
 
 # Runs a program that writes its answer into a file, and hands that file over as its own output. $1 a word in the
 # arguments that stands for the file, $2 a folder to make for it.
@@ -61,9 +76,7 @@ exit "$status"
 SLOT = "@answer@"
 
 
-def job(
-    argv: Sequence[str], *, env: Mapping[str, str] | None = None, cwd: str | None = None, pipe: str | None = None
-) -> list[str]:
+def job(argv: Sequence[str], *, env: Mapping[str, str] | None = None, cwd: str | None = None) -> list[str]:
     """Return the words that start ``argv`` and say first what became of it. Raises InvalidArgument."""
     pairs = []
     for name, value in (env or {}).items():
@@ -74,12 +87,17 @@ def job(
         if "\0" in word:
             raise InvalidArgument(f"{word!r} holds a NUL character, which no program can be given")
     prefix = ["/usr/bin/env", *pairs] if pairs else []
-    return [*prefix, BASH, "-c", JOB, "anvild", cwd or "", pipe or "", *argv]
+    return [*prefix, BASH, "-c", JOB, "anvild", cwd or "", *argv]
 
 
 def held(words: Sequence[str], *, folder: str | None = None) -> list[str]:
     """Return the words that run ``words`` until they end or their standard input does."""
     return [BASH, "-c", HOLD, "anvild", folder or "", *words]
+
+
+def fed(words: Sequence[str]) -> list[str]:
+    """Return the words that run ``words`` with their standard input, after the line :data:`GO`."""
+    return [BASH, "-c", FED, "anvild", *words]
 
 
 def into_file(argv: Sequence[str]) -> list[str]:

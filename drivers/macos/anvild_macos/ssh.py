@@ -11,7 +11,7 @@ import trio
 from anvild.sdk import Unavailable
 
 from .child import CHUNK, last_line
-from .place import Place
+from .place import Connection, Place
 from .settings import HostSettings
 from .shell import held, line, unknown_folder
 
@@ -50,6 +50,7 @@ class SshPlace(Place):
         self._pause = 0.0
         self._impatient = trio.Event()
         self._master: trio.Process | None = None
+        self._made: Connection | None = None
 
     @property
     def _socket(self) -> str:
@@ -128,8 +129,11 @@ class SshPlace(Place):
                 self._log("warning", "a Mac cannot be reached", mac=self.name, reason=reason)
             self.went(reason)
         finally:
+            connection, self._made = self._made, None
             with trio.CancelScope(shield=True):
                 await process.stdin.aclose()
+                if connection is not None:
+                    await connection.aclose()
                 with trio.move_on_after(END_SECONDS):
                     await process.wait()
                 if process.returncode is None:
@@ -155,7 +159,7 @@ class SshPlace(Place):
             return
         self._pause = 0.0
         self._log("info", "a Mac is connected", mac=self.name)
-        self.came()
+        self._made = self.came()
 
 
 async def _keep(stream: trio.abc.ReceiveStream, said: bytearray, read: trio.Event) -> None:
