@@ -31,6 +31,8 @@ CANCEL_SECONDS = 2.0
 
 CLOSE_SECONDS = 5.0
 
+LAST_WORDS_SECONDS = 1.0
+
 BACKLOG = 4 * MAX_MESSAGE
 """How many bytes may wait to be sent, with what cannot wait for room, before the other side counts as gone."""
 
@@ -385,6 +387,8 @@ class Peer:
         try:
             await self._outbox.write()
         except TransportClosed as closed:
+            # The other side has mostly ended, and its last words, if any, tell more than that it does not read.
+            await trio.sleep(LAST_WORDS_SECONDS)
             self.close(closed.reason)
 
     async def _read(self) -> None:

@@ -49,20 +49,19 @@ class StdioTransport(Transport):
         self._send = send
         self._receive = receive
         self._deframer = Deframer(max_message)
-        self._reason: str | None = None
+        self._unsendable: str | None = None
+        self._over: str | None = None
 
     async def send(self, message: str | bytes) -> None:
-        if self._reason is not None:
-            raise TransportClosed(self._reason)
-        whole = False
+        if self._unsendable is not None:
+            raise TransportClosed(self._unsendable)
+        self._unsendable = "a message was cut short"
         try:
             await self._send.send_all(envelope(message))
-            whole = True
         except (trio.BrokenResourceError, trio.ClosedResourceError):
-            raise TransportClosed(self._end("the other side does not read any more")) from None
-        finally:
-            if not whole:
-                self._end("a message was cut short")
+            self._unsendable = self._over or "the other side does not read any more"
+            raise TransportClosed(self._unsendable) from None
+        self._unsendable = None
 
     async def receive(self) -> str | bytes:
         while True:
@@ -72,8 +71,8 @@ class StdioTransport(Transport):
                 raise TransportClosed(self._end(f"the connection is out of step: {error}")) from None
             if message is not None:
                 return message
-            if self._reason is not None:
-                raise TransportClosed(self._reason)
+            if self._over is not None:
+                raise TransportClosed(self._over)
             try:
                 data = await self._receive.receive_some(RECEIVE_SIZE)
             except (trio.BrokenResourceError, trio.ClosedResourceError):
@@ -91,9 +90,9 @@ class StdioTransport(Transport):
             await self._receive.aclose()
 
     def _end(self, reason: str) -> str:
-        if self._reason is None:
-            self._reason = reason
-        return self._reason
+        if self._over is None:
+            self._over = reason
+        return self._over
 
 
 def memory_transports() -> tuple[Transport, Transport]:

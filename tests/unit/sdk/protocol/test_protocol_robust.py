@@ -117,8 +117,8 @@ async def test_a_driver_keeps_to_a_deadline_by_itself(
         assert (await wire.receive())["error"]["code"] == -32800
 
 
-async def test_a_process_started_for_a_caller_who_has_gone_is_ended(
-    by_hand: Any, toy: ModuleType, lease: Lease
+async def test_a_process_that_came_too_late_is_ended(
+    by_hand: Any, toy: ModuleType, lease: Lease, autojump_clock: trio.testing.MockClock
 ) -> None:
     ended = trio.Event()
 
