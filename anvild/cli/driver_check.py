@@ -10,6 +10,7 @@ import msgspec
 import trio
 from cyclopts import Parameter
 
+from anvild.core.driver_context import driver_directories
 from anvild.core.grades import Grade, Grades, edition
 from anvild.core.settings import Settings, config_path
 from anvild.sdk.testing import Level, Profile, Report, Result, Rule, Verdict, examine
@@ -40,6 +41,10 @@ async def check(
         tuple[str, ...], Parameter(negative="", help="KEY=VALUE of the driver's settings; repeatable.")
     ] = (),
     profile: Annotated[Path | None, Parameter(help="What may be used on the device; the driver's own if none.")] = None,
+    in_place: Annotated[
+        bool,
+        Parameter(negative="", help="Use the driver's own directories of the data directory; no daemon may run on it."),
+    ] = False,
     require: Annotated[Level, Parameter(help="The least grade with which to exit with 0.")] = Level.BRONZE,
     data_dir: DataDir = None,
     config: ConfigFile = None,
@@ -54,7 +59,9 @@ async def check(
     target = await trio.to_thread.run_sync(find_target, (driver, *command), settings)
     used = await trio.to_thread.run_sync(profile_for, target, profile)
     chosen = _places(target, place)
-    reports = [await _examine(context.output, target, each, used, settings, settings_from(setting)) for each in chosen]
+    own = settings_from(setting)
+    directories = await trio.to_thread.run_sync(_directories, settings, target) if in_place else None
+    reports = [await _examine(context.output, target, each, used, settings, own, directories) for each in chosen]
     grades = [report.grade for report in reports]
     grade = None if None in grades else min((each for each in grades if each), key=list(Level).index)
     kept = await trio.to_thread.run_sync(_keep, settings, target, grade, chosen)
@@ -69,8 +76,19 @@ def _places(target: Target, place: str | None) -> tuple[PlaceName, ...]:
     return possible if place == "all" else tuple(each for each in PLACES if each == place)
 
 
+def _directories(settings: Settings, target: Target) -> tuple[Path, Path]:
+    own_data_dir(settings.data_dir)
+    return driver_directories(settings, target.name)
+
+
 async def _examine(
-    output: Output, target: Target, place: PlaceName, profile: Profile, settings: Settings, own: dict[str, object]
+    output: Output,
+    target: Target,
+    place: PlaceName,
+    profile: Profile,
+    settings: Settings,
+    own: dict[str, object],
+    directories: tuple[Path, Path] | None,
 ) -> Report:
     if not output.json:
         output.say(f"{target.name}, {place}:", style="bold")
@@ -90,6 +108,7 @@ async def _examine(
         profile,
         settings=own,
         data_path=config_path(settings),
+        directories=directories,
         on_result=tell,
         on_hang=hang,
     )

@@ -195,7 +195,7 @@ class Bench:
     async def fresh(self) -> AsyncIterator[Driver]:
         """Have another driver, not started, on directories of its own. ``stop`` is the rule's affair."""
         self._numbers += 1
-        root = self._setup.state_dir.parent / f"fresh-{self._numbers}"
+        root = self._setup.scratch / f"fresh-{self._numbers}"
         setup = msgspec.structs.replace(self._setup, state_dir=root / "state", cache_dir=root / "cache")
         for folder in (setup.state_dir, setup.cache_dir):
             await trio.Path(folder).mkdir(parents=True)

@@ -36,21 +36,23 @@ async def examine(
     rules: Sequence[Rule] = RULES,
     settings: dict[str, Any] | None = None,
     data_path: tuple[Path, ...] = (),
+    directories: tuple[Path, Path] | None = None,
     on_result: Callable[[Result], None] | None = None,
     on_hang: Callable[[Rule], None] | None = None,
 ) -> Report:
     """Try a driver by ``rules`` in one place, on directories of its own that are removed at the end.
 
-    ``settings`` are added to those of the profile. ``on_result`` hears of every result at once. A driver in this
-    process that ignores cancellation, or blocks the loop, cannot be ended: ``on_hang`` is then called, in a thread,
-    with the rule that hangs, and should leave the process. Cancelling it clears the device up first.
+    ``settings`` are added to those of the profile. ``directories`` are its state and cache to use instead, where
+    devices need what was prepared there; no daemon may use them meanwhile. ``on_result`` hears of every result at once.
+    A driver in this process that ignores cancellation, or blocks the loop, cannot be ended: ``on_hang`` is then called,
+    in a thread, with the rule that hangs, and should leave the process. Cancelling it clears the device up first.
 
     It takes as long as the device needs; on a fast one, some ten seconds.
     """
     profile = profile or Profile()
     results: list[Result] = []
     chosen = {**profile.settings, **(settings or {})}
-    async with temporary_setup(chosen, data_path) as setup, trio.open_nursery() as nursery:
+    async with temporary_setup(chosen, data_path, directories) as setup, trio.open_nursery() as nursery:
         bench = Bench(place, profile, setup, nursery)
         told = await _describe(bench)
         try:

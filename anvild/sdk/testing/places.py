@@ -35,24 +35,33 @@ END_SECONDS = 5.0
 
 
 class Setup(msgspec.Struct, frozen=True, kw_only=True):
-    """What a driver is made with, wherever it stands: its settings as plain values, and its directories."""
+    """What a driver is made with, wherever it stands: its settings as plain values, and its directories.
+
+    Drivers that are made beside it get directories of their own in ``scratch``.
+    """
 
     state_dir: Path
     cache_dir: Path
+    scratch: Path
     settings: dict[str, Any] = {}
     host: str = "conformance"
     data_path: tuple[Path, ...] = ()
 
 
 @asynccontextmanager
-async def temporary_setup(settings: dict[str, Any], data_path: tuple[Path, ...] = ()) -> AsyncIterator[Setup]:
-    """Have directories for a driver that are removed at the end, with all that it left in them."""
+async def temporary_setup(
+    settings: dict[str, Any], data_path: tuple[Path, ...] = (), directories: tuple[Path, Path] | None = None
+) -> AsyncIterator[Setup]:
+    """Have directories for a driver that are removed at the end, with all that it left in them.
+
+    ``directories`` are those for state and cache to use instead; they stay.
+    """
     root = Path(await trio.to_thread.run_sync(tempfile.mkdtemp, "", "anvil-driver-"))
+    state, cache = directories or (root / "state", root / "cache")
     try:
-        setup = Setup(state_dir=root / "state", cache_dir=root / "cache", settings=settings, data_path=data_path)
-        for folder in (setup.state_dir, setup.cache_dir):
-            await trio.Path(folder).mkdir(mode=0o700)
-        yield setup
+        for folder in (state, cache):
+            await trio.Path(folder).mkdir(mode=0o700, parents=True, exist_ok=True)
+        yield Setup(state_dir=state, cache_dir=cache, scratch=root, settings=settings, data_path=data_path)
     finally:
         with trio.CancelScope(shield=True):
             await trio.to_thread.run_sync(lambda: shutil.rmtree(root, ignore_errors=True))
