@@ -1,4 +1,4 @@
-"""Apps: installed, listed and removed through the device's own services, started and stopped by a tool."""
+"""Apps: installed, listed and removed through the device's own services; from iOS 17 on, a tool starts them."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ from . import services
 from .afc import Afc
 from .files import CLEAN_UP_SECONDS, open_container
 from .helper import Helper
+from .instruments import open_instruments
 from .ledger import Ledger
 from .link import Link
 from .services import AppRefused
@@ -46,9 +47,10 @@ NOT_RUNNING = re.compile(r"not (?:running|found)|no process", re.IGNORECASE)
 
 
 class LinkedApps(Apps):
-    """The verbs of apps over a session's link."""
+    """The verbs of apps over a session's link. Where not ``native``, a tool starts and stops them."""
 
     link: Link
+    native: bool
     ledger: Ledger
     helper: Helper
     udid: str
@@ -86,16 +88,23 @@ class LinkedApps(Apps):
     async def launch_app(
         self, app: str, *, arguments: Sequence[str] = (), env: Mapping[str, str] | None = None
     ) -> None:
-        tool = self.helper.require("starts apps")
         async with self.link.verb():
             await self._known(app)
-            await self.helper.run(self.udid, tool.launch(app, arguments, env or {}), f"start {app}")
+            if self.native:
+                async with open_instruments(self.link) as instruments:
+                    await instruments.launch(app, arguments, env or {})
+            else:
+                words = self.helper.require("starts apps").launch(app, arguments, env or {})
+                await self.helper.run(self.udid, words, f"start {app}")
 
     async def stop_app(self, app: str) -> None:
-        tool = self.helper.require("stops apps")
         async with self.link.verb():
             await self._known(app)
-            ended = await self.helper.ended(self.udid, tool.stop(app))
+            if self.native:
+                async with open_instruments(self.link) as instruments:
+                    await instruments.stop(app)
+                return
+            ended = await self.helper.ended(self.udid, self.helper.require("stops apps").stop(app))
             if ended.status != 0 and not NOT_RUNNING.search(ended.reason):
                 raise self.helper.failure(f"stop {app}", ended)
 

@@ -34,7 +34,7 @@ from .apps import remove_apps_but
 from .background import Background
 from .files import remove_if_there
 from .helper import Helper
-from .inspection import NATIVE, SERVED_BY_TOOL, Inspector
+from .inspection import DEVELOPER, NATIVE, TESTS, Inspector, needs_tunnel
 from .ledger import Ledger
 from .link import Link
 from .power import restart
@@ -49,10 +49,9 @@ from .wire.streams import WireBroken
 
 __all__ = ["IosDriver"]
 
-TUNNEL_FROM = 17
 NO_MUX = "install and start it: apt-get install usbmuxd"
-NO_TOOL = f"no tool for app tests, screenshots and the starting of apps is in PATH: {INSTALL}"
-NOT_SIMULATED = "app tests, screenshots and the starting of apps are not simulated"
+NO_TOOL = f"no tool is in PATH for app tests, and from iOS 17 on for apps and screenshots: {INSTALL}"
+NOT_SIMULATED = "app tests, and from iOS 17 on apps and screenshots, are not simulated"
 
 
 class IosDriver(Driver, Mend, Rehearsal):
@@ -95,7 +94,7 @@ class IosDriver(Driver, Mend, Rehearsal):
         facts["tool"] = "none" if tool is None else str(tool)
         if self._inspector.missing:
             facts["missing"] = self._inspector.missing
-        offered = [*NATIVE, *(SERVED_BY_TOOL if tool is not None else ()), Mend.capability]
+        offered = [*NATIVE, *DEVELOPER, *(TESTS if tool is not None else ()), Mend.capability]
         if self._settings.simulate:
             offered.append(Rehearsal.capability)
         return Description(
@@ -143,8 +142,7 @@ class IosDriver(Driver, Mend, Rehearsal):
 
     @contextlib.asynccontextmanager
     async def _open(self, device: DeviceFact) -> AsyncIterator[Session]:
-        major = (device.firmware_version or "").partition(".")[0]
-        tunnel = self._tunnel if major.isdecimal() and int(major) >= TUNNEL_FROM else None
+        tunnel = self._tunnel if needs_tunnel(device.firmware_version) else None
         helper = Helper(self._inspector.tool, tunnel, self._mux.address, self._inspector.missing)
         async with open_session(
             device,

@@ -23,25 +23,31 @@ from anvild.sdk import (
     Screen,
 )
 
+from .instruments import INSTRUMENTS
 from .link import Plugging, advice
 from .lockdown import Lockdown, LockdownRefused, PairRecord, open_lockdown
 from .tools import Tool
 from .usbmux import Usbmux
 
-__all__ = ["NATIVE", "SERVED_BY_TOOL", "Inspector", "sysfs_port", "version_of"]
+__all__ = ["DEVELOPER", "NATIVE", "TESTS", "Inspector", "needs_tunnel", "sysfs_port", "version_of"]
 
 PLATFORM = "ios"
 NATIVE = tuple(each.capability for each in (Files, Logs, CrashReports, Attachments, Power))
 """What the driver does itself on every device."""
 
-SERVED_BY_TOOL = tuple(each.capability for each in (Apps, AppTests, Screen))
-"""What needs a tool. Of the apps that is starting and stopping; one who declares apps must do that too."""
+DEVELOPER = tuple(each.capability for each in (Apps, Screen))
+"""What needs the device's developer services: over the cable before iOS 17, by a tool from then on. Of the apps that
+is starting and stopping; who declares apps must do that too."""
+
+TESTS = (AppTests.capability,)
+"""What always needs a tool."""
 BATTERY = "com.apple.mobile.battery"
-DEVELOPER = "com.apple.security.mac.amfi"
+DEVELOPER_MODE = "com.apple.security.mac.amfi"
 BATTERY_STEP = 5
 MAX_TEXT = 120
-UNTUNNELLED = ((17, 0), (17, 4))
-"""From the first version on, developer services need a tunnel; before the second, one that is started by root."""
+TUNNEL_FROM = (17, 0)
+TUNNEL_WITHOUT_ROOT_FROM = (17, 4)
+NO_IMAGE = "a developer image must be mounted: ios image auto"
 
 
 class Inspector:
@@ -67,11 +73,12 @@ class Inspector:
                 await lockdown.start_session(plugging.pair)
                 known = await _domain(lockdown, None)
                 battery = await _domain(lockdown, BATTERY)
-                developer = await _domain(lockdown, DEVELOPER)
+                developer = await _domain(lockdown, DEVELOPER_MODE)
+                wanting = await self._wanting(lockdown, plugging, known, developer)
             except LockdownRefused as error:
                 plugging.pair = None  # the next look asks for the keys again: they may be new ones
                 return self._waiting(device.udid, known, port, error.code)
-        return self._ready(device.udid, known, battery, developer, port)
+        return self._ready(device.udid, known, battery, wanting, port)
 
     def _waiting(self, udid: str, known: Mapping[str, Any], port: str | None, code: str) -> DeviceFact:
         """A device that a person must do something with."""
@@ -85,25 +92,36 @@ class Inspector:
         udid: str,
         known: Mapping[str, Any],
         battery: Mapping[str, Any],
-        developer: Mapping[str, Any],
+        wanting: str | None,
         port: str | None,
     ) -> DeviceFact:
         facts: dict[str, str] = {}
         level = battery.get("BatteryCurrentCapacity")
         if isinstance(level, int):
             facts["battery_percent"] = str(round(level / BATTERY_STEP) * BATTERY_STEP)
-        wanting = self._wanting(version_of(known), developer)
-        facts["developer_services"] = wanting or f"served by {self.tool}"
-        capabilities = NATIVE if wanting else (*NATIVE, *SERVED_BY_TOOL)
+        native = not needs_tunnel(str(known.get("ProductVersion", "")))
+        capabilities = NATIVE
+        if wanting is None:
+            facts["developer_services"] = "over the cable" if native else f"by {self.tool}"
+            capabilities = (*NATIVE, *DEVELOPER, *(TESTS if self.tool is not None else ()))
+        else:
+            facts["developer_services"] = wanting
+        facts["tests"] = self.missing if self.tool is None else f"by {self.tool}"
         return self._fact(udid, known, facts, port, status=DeviceStatus.READY, capabilities=capabilities)
 
-    def _wanting(self, version: tuple[int, ...], developer: Mapping[str, Any]) -> str | None:
-        """Say what is in the way of app tests and pictures; None when nothing is known to be."""
-        if self.tool is None:
-            return self.missing
+    async def _wanting(
+        self, lockdown: Lockdown, plugging: Plugging, known: Mapping[str, Any], developer: Mapping[str, Any]
+    ) -> str | None:
+        """Say what is in the way of the developer services; None when nothing is known to be."""
         if developer.get("DeveloperModeStatus") is False:
             return "turn on Developer Mode on the device: Settings, Privacy & Security"
-        if UNTUNNELLED[0] <= version < UNTUNNELLED[1] and os.geteuid() != 0:
+        version = version_of(str(known.get("ProductVersion", "")))
+        if version < TUNNEL_FROM:
+            plugging.developer = plugging.developer or await lockdown.offers(INSTRUMENTS)
+            return None if plugging.developer else NO_IMAGE
+        if self.tool is None:
+            return self.missing
+        if version < TUNNEL_WITHOUT_ROOT_FROM and os.geteuid() != 0:
             return "iOS 17.0 to 17.3 needs a tunnel that is started by root: update the device to 17.4 or later"
         return None
 
@@ -141,9 +159,14 @@ class Inspector:
         )
 
 
-def version_of(known: Mapping[str, Any]) -> tuple[int, ...]:
-    """The system's version as numbers."""
-    return tuple(int(each) for each in re.findall(r"\d+", str(known.get("ProductVersion", ""))))
+def version_of(text: str) -> tuple[int, ...]:
+    """A system's version as numbers."""
+    return tuple(int(each) for each in re.findall(r"\d+", text))
+
+
+def needs_tunnel(version: str | None) -> bool:
+    """Whether the developer services of this version are reached through a tunnel alone."""
+    return version_of(version or "") >= TUNNEL_FROM
 
 
 def sysfs_port(udid: str, root: Path = Path("/sys/bus/usb/devices")) -> str | None:

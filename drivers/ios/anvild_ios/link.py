@@ -31,7 +31,7 @@ ADVICE = {
     "PasswordProtected": "it is locked: unlock it once since its start",
     "PairingDialogResponsePending": "it asks whether to trust this host: unlock it and tap Trust",
     "UserDeniedPairing": "its person chose not to trust this host: plug it in again and tap Trust",
-    "InvalidService": "it does not offer this service; a developer image may have to be mounted",
+    "InvalidService": "it does not offer this service; a developer image may have to be mounted: ios image auto",
 }
 
 
@@ -41,12 +41,16 @@ def advice(code: str) -> str:
 
 
 class Plugging:
-    """One stay of a device on the cable. ``gone`` is set when it ends; verbs in flight end with it."""
+    """One stay of a device on the cable. ``gone`` is set when it ends; verbs in flight end with it.
+
+    ``developer`` says that the device was seen to offer its developer services over the cable.
+    """
 
     def __init__(self, device: MuxDevice) -> None:
         self.device = device
         self.gone = trio.Event()
         self.pair: PairRecord | None = None
+        self.developer = False
         self._scopes: set[trio.CancelScope] = set()
 
     def end(self) -> None:

@@ -106,6 +106,16 @@ class Lockdown:
             await wire.aclose()
             raise
 
+    async def offers(self, name: str) -> bool:
+        """Say whether the device has a service. Raises LockdownRefused, WireBroken."""
+        try:
+            await self._ask("StartService", {"Service": name})
+        except LockdownRefused as error:
+            if error.code == "InvalidService":
+                return False
+            raise
+        return True
+
     async def aclose(self) -> None:
         """End the session and the connection."""
         await self._wire.aclose()

@@ -10,20 +10,23 @@ from pathlib import Path
 
 import trio
 
-from anvild.sdk import AppTests, DeviceFact, Session
+from anvild.sdk import Apps, AppTests, DeviceFact, Session
 
+from .apps import LinkedApps
 from .background import Background
 from .crashes import LinkedCrashReports
 from .files import LinkedFiles
 from .helper import Helper
+from .inspection import needs_tunnel
 from .ledger import Ledger
 from .link import Link
 from .logs import LinkedLogs, LogKeeper
 from .power import LinkedPower
 from .roster import Roster
-from .testing import ToolVerbs
+from .screen import LinkedScreen
+from .testing import LinkedTests
 
-__all__ = ["IosSession", "ToolSession", "open_session"]
+__all__ = ["AppSession", "IosSession", "TestingSession", "open_session"]
 
 
 class IosSession(LinkedFiles, LinkedLogs, LinkedCrashReports, LinkedPower, Session):
@@ -40,11 +43,18 @@ class IosSession(LinkedFiles, LinkedLogs, LinkedCrashReports, LinkedPower, Sessi
         self.roster = roster
         self.folder = folder
         self.cache = folder
+        self.native = not needs_tunnel(device.firmware_version)
         self.left: dict[str, Path] = {}
 
 
-class ToolSession(ToolVerbs, IosSession):
-    """With a tool, also tests of apps and pictures of the screen."""
+class AppSession(LinkedApps, LinkedScreen, IosSession):
+    """Where the developer services can be reached, also apps and pictures of the screen."""
+
+
+class TestingSession(LinkedTests, AppSession):
+    """With a tool, also tests of apps."""
+
+    __test__ = False  # no test class, whatever a collector of tests thinks of its name
 
 
 @contextlib.asynccontextmanager
@@ -59,8 +69,7 @@ async def open_session(
     keeper = LogKeeper(link, background, folder, log_bytes)
     try:
         await background.open()
-        kind = ToolSession if AppTests.capability in device.capabilities else IosSession
-        session = kind(device, link, ledger=ledger, helper=helper, roster=roster, folder=folder)
+        session = _kind(device)(device, link, ledger=ledger, helper=helper, roster=roster, folder=folder)
         session.keeper = keeper
         yield session
     finally:
@@ -68,6 +77,12 @@ async def open_session(
         await background.close()
         with trio.CancelScope(shield=True):
             await trio.to_thread.run_sync(lambda: shutil.rmtree(folder, ignore_errors=True))
+
+
+def _kind(device: DeviceFact) -> type[IosSession]:
+    if AppTests.capability in device.capabilities:
+        return TestingSession
+    return AppSession if Apps.capability in device.capabilities else IosSession
 
 
 def _unexpected(error: Exception) -> None:

@@ -1,4 +1,4 @@
-"""What a tool serves: tests of apps, and pictures of the screen."""
+"""Tests of apps, which a tool runs."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import contextlib
 import mimetypes
 import secrets
 import tempfile
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import trio
 
@@ -16,34 +16,30 @@ from anvild.sdk import (
     AnvilError,
     AppTests,
     Attachment,
-    CapabilityMissing,
     InvalidArgument,
-    Screen,
     TestProgress,
     TestRequest,
     TestSummary,
-    Unavailable,
 )
 
 from .apps import LinkedApps
 from .children import Ended
-from .crashes import LOCAL, LinkedCrashReports, LocalFile
+from .crashes import LOCAL, LinkedCrashReports
 from .xctest import ReportedAttachment, XcTestReader
 
-__all__ = ["ToolVerbs"]
+__all__ = ["LinkedTests"]
 
 ARGUMENTS = {"bundle", "kind"}
 RUNNER = "-Runner"
 MAX_NAME = 200
 END_SECONDS = 0.7
-PNG = b"\x89PNG\r\n\x1a\n"
 TYPES = {"public.png": "image/png", "public.jpeg": "image/jpeg", "public.plain-text": "text/plain"}
 
 Report = Callable[[TestProgress], Awaitable[None]]
 
 
-class ToolVerbs(LinkedApps, LinkedCrashReports, AppTests, Screen):
-    """The verbs that need a tool. ``folder`` is the session's own on the host, and goes with it."""
+class LinkedTests(LinkedApps, LinkedCrashReports, AppTests):
+    """The verb of tests, which needs a tool. ``folder`` is the session's own on the host, and goes with it."""
 
     folder: Path
 
@@ -89,33 +85,6 @@ class ToolVerbs(LinkedApps, LinkedCrashReports, AppTests, Screen):
             reference=reference, name=name, media_type=kind or "application/octet-stream", size=size
         )
         await report(TestProgress(attachment=attachment))
-
-    async def screenshot(self) -> trio.abc.ReceiveStream:
-        tool = self.helper.require("takes pictures")
-        target = self.folder / f"screen-{secrets.token_hex(4)}.png"
-        async with self.link.verb():
-            try:
-                await self.helper.run(self.udid, tool.screenshot(target), "take a picture of the screen")
-                file = await trio.to_thread.run_sync(_open_picture, target)
-            finally:
-                with trio.CancelScope(shield=True):
-                    await trio.to_thread.run_sync(lambda: target.unlink(missing_ok=True))
-        return LocalFile(file)
-
-    async def start_recording(self) -> None:
-        raise CapabilityMissing("this platform records no video over the cable; take pictures instead")
-
-    async def stop_recording(self) -> Sequence[Attachment]:
-        raise CapabilityMissing("this platform records no video over the cable; take pictures instead")
-
-
-def _open_picture(path: Path) -> BinaryIO:
-    file = path.open("rb")
-    if file.read(len(PNG)) != PNG:
-        file.close()
-        raise Unavailable("the tool took a picture that is no PNG")
-    file.seek(0)
-    return file
 
 
 def _bundle(runner: dict[str, Any]) -> str:

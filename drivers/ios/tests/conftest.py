@@ -162,21 +162,7 @@ async def simulator(
 async def bench(
     start_simulator: Callable[..., AbstractAsyncContextManager[Simulator]], tmp_path: Path
 ) -> AsyncIterator[Bench]:
-    """One simulated device, and a driver on it that has a tool which knows its version and nothing else."""
-    tool = tmp_path / "ios"
-    tool.write_text('#!/bin/sh\n[ "$1" = version ] && echo \'{"version":"1.2.0"}\'\n')
-    tool.chmod(0o755)
-    async with start_simulator() as simulator:
-        driver = driver_at(tmp_path, usbmuxd=simulator.address, tool=str(tool))
-        async with watching(driver) as watched:
-            yield Bench(simulator, driver, watched)
-
-
-@pytest.fixture
-async def bare(
-    start_simulator: Callable[..., AbstractAsyncContextManager[Simulator]], tmp_path: Path
-) -> AsyncIterator[Bench]:
-    """One simulated device, and a driver on it that has no tool."""
+    """One simulated device of iOS 16, and a driver on it that has no tool."""
     async with start_simulator() as simulator:
         driver = driver_at(tmp_path, usbmuxd=simulator.address, tool="/nowhere/ios")
         async with watching(driver) as watched:

@@ -13,6 +13,7 @@ import trio
 import trio.testing
 
 from anvild.sdk import (
+    Apps,
     CapabilityMissing,
     DeviceStatus,
     HealthState,
@@ -22,7 +23,7 @@ from anvild.sdk import (
     Unavailable,
     WrongState,
 )
-from anvild_ios.simulator import Simulator, make_devices
+from anvild_ios.simulator import SimulatedDevice, Simulator, make_devices
 
 Bench = Any
 Drivers = Callable[..., Any]
@@ -37,15 +38,41 @@ def lost(each: Sighting) -> bool:
     return each.kind == "lost"
 
 
-async def test_a_device_is_reported_with_what_it_is(bare: Bench) -> None:
-    fact = await bare.watched.ready(bare.udid)
+async def test_a_device_is_reported_with_what_it_is(bench: Bench) -> None:
+    fact = await bench.watched.ready(bench.udid)
     assert fact.identity == "00008110-00A5000000000000"
-    assert (fact.platform, fact.name, fact.model) == ("ios", "Simulated iPhone 1", "iPhone14,5")
-    assert fact.firmware_version == "17.5.1"
-    assert fact.facts["build"] == "21F90"
+    assert (fact.platform, fact.name, fact.model) == ("ios", "Simulated iPhone 1", "iPhone12,1")
+    assert fact.firmware_version == "16.7.10"
+    assert fact.facts["build"] == "20H350"
     assert fact.facts["battery_percent"] == "85"
-    assert set(fact.capabilities) == {"files", "logs", "crash_reports", "attachments", "power"}
-    assert "npm install -g go-ios" in fact.facts["developer_services"]
+    assert set(fact.capabilities) == {"files", "logs", "crash_reports", "attachments", "power", "apps", "screen"}
+    assert fact.facts["developer_services"] == "over the cable"
+    assert "npm install -g go-ios" in fact.facts["tests"]
+
+
+async def test_from_ios_17_on_apps_need_a_tool(start_simulator: Start, make_driver: Drivers, running: Drivers) -> None:
+    device = make_devices(2)[1]
+    assert device.version.startswith("17.")
+    async with start_simulator([device]) as simulator:
+        driver = make_driver(usbmuxd=simulator.address, tool="/nowhere/ios")
+        async with running(driver) as watched:
+            fact = await watched.ready(device.udid)
+            assert set(fact.capabilities) == {"files", "logs", "crash_reports", "attachments", "power"}
+            assert "npm install -g go-ios" in fact.facts["developer_services"]
+            async with driver.open(fact, None) as session:
+                with pytest.raises(CapabilityMissing, match="apps"):
+                    session.require(Apps)
+
+
+async def test_a_missing_developer_image_takes_the_apps_away(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    await bench.watched.ready(bench.udid)
+    bench.simulator.unplug(bench.udid)
+    monkeypatch.setattr(SimulatedDevice, "developer_services", False)
+    bench.simulator.plug(bench.udid)
+    sighting = await bench.watched.until(
+        lambda each: "ios image auto" in each.device.facts.get("developer_services", "")
+    )
+    assert "apps" not in sighting.device.capabilities
 
 
 async def test_the_battery_is_told_in_steps(bench: Bench) -> None:
@@ -114,8 +141,8 @@ async def test_an_address_of_the_wrong_form_is_refused(make_driver: Drivers) -> 
     await driver.stop()
 
 
-async def test_what_is_missing_is_said_in_the_health(bare: Bench) -> None:
-    told = await bare.driver.describe()
+async def test_what_is_missing_is_said_in_the_health(bench: Bench) -> None:
+    told = await bench.driver.describe()
     assert told.health.state is HealthState.DEGRADED
     assert "npm install -g go-ios" in told.health.reason
     assert told.facts["tool"] == "none"

@@ -13,7 +13,6 @@ import trio.testing
 
 from anvild.sdk import (
     AlreadyExists,
-    Apps,
     CapabilityMissing,
     DeviceLost,
     EntryType,
@@ -236,10 +235,22 @@ class TestApps:
             with pytest.raises(PermissionDenied):
                 await session.clear_app("com.apple.Preferences")
 
-    async def test_without_a_tool_there_are_no_apps(self, bare: Bench) -> None:
-        async with bare.session() as session:
-            with pytest.raises(CapabilityMissing, match="apps"):
-                session.require(Apps)
+    async def test_apps_are_started_and_stopped_over_the_cable(self, bench: Bench) -> None:
+        async with bench.session() as session:
+            await session.launch_app("com.example.notes", arguments=["-x"], env={"K": "v"})
+            assert "com.example.notes" in bench.device.running
+            await session.stop_app("com.example.notes")
+            await session.stop_app("com.example.notes")
+            assert bench.device.running == {}
+            for verb in (session.launch_app, session.stop_app):
+                with pytest.raises(NotFound):
+                    await verb("com.example.stranger")
+
+    async def test_a_picture_is_taken_over_the_cable(self, bench: Bench) -> None:
+        async with bench.session() as session:
+            assert (await whole(await session.screenshot())).startswith(b"\x89PNG")
+            with pytest.raises(CapabilityMissing, match="video"):
+                await session.start_recording()
 
     async def test_clearing_removes_its_data(self, bench: Bench) -> None:
         container = bench.device.apps["com.example.notes"].container

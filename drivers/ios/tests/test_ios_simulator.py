@@ -50,8 +50,8 @@ async def test_a_unix_socket_serves_as_well(
 
 async def test_a_device_tells_what_it_is(one: Simulator, tool: Tool, run_program: Run) -> None:
     told = (await run_program(one, tool("ideviceinfo"))).stdout.decode()
-    assert "ProductType: iPhone14,5" in told
-    assert "ProductVersion: 17.5.1" in told
+    assert "ProductType: iPhone12,1" in told
+    assert "ProductVersion: 16.7.10" in told
     battery = (await run_program(one, tool("ideviceinfo"), "-q", "com.apple.mobile.battery")).stdout.decode()
     assert "BatteryCurrentCapacity: 85" in battery
 
@@ -134,7 +134,7 @@ class TestGoIos:
         listed = json.loads((await run_program(one, go_ios, "list", "--details")).stdout)
         assert [each["Udid"] for each in listed["deviceList"]] == list(one.devices)
         told = json.loads((await run_program(one, go_ios, "info")).stdout)
-        assert told["ProductVersion"] == "17.5.1"
+        assert told["ProductVersion"] == "16.7.10"
 
     async def test_installs_and_lists(
         self, one: Simulator, go_ios: str, run_program: Run, make_ipa: Callable[..., bytes], tmp_path: Path
@@ -160,6 +160,19 @@ class TestGoIos:
         name = device_of(one).crash("demo").strip("/")
         await run_program(one, go_ios, "crash", "cp", "*", str(tmp_path))
         assert (tmp_path / name).exists()
+
+    async def test_starts_and_stops_apps(self, one: Simulator, go_ios: str, run_program: Run) -> None:
+        await run_program(one, go_ios, "launch", "com.example.notes")
+        assert "com.example.notes" in device_of(one).running
+        listed = json.loads((await run_program(one, go_ios, "ps")).stdout)
+        assert [each["Name"] for each in listed] == ["Notes"]
+        await run_program(one, go_ios, "kill", "com.example.notes")
+        assert device_of(one).running == {}
+        assert (await run_program(one, go_ios, "launch", "com.example.stranger", check=False)).returncode == 1
+
+    async def test_takes_pictures(self, one: Simulator, go_ios: str, run_program: Run, tmp_path: Path) -> None:
+        await run_program(one, go_ios, "screenshot", f"--output={tmp_path / 'screen.png'}")
+        assert (tmp_path / "screen.png").read_bytes().startswith(b"\x89PNG")
 
     async def test_pulls_and_pushes_files(self, one: Simulator, go_ios: str, run_program: Run, tmp_path: Path) -> None:
         source = tmp_path / "source.bin"

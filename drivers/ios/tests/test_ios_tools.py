@@ -16,7 +16,6 @@ import pytest
 import trio
 
 from anvild.sdk import (
-    CapabilityMissing,
     DeviceLost,
     InvalidArgument,
     NotFound,
@@ -82,7 +81,7 @@ async def old(
     stub: Stub,
 ) -> AsyncIterator[Bench]:
     """A device of iOS 16, and a driver with the stub: no tunnel is needed."""
-    async with start_simulator([device(1)]) as simulator:
+    async with start_simulator([device(0)]) as simulator:
         driver = make_driver(usbmuxd=simulator.address, tool=str(stub.path))
         async with running(driver) as watched:
             yield make_bench(simulator, driver, watched)
@@ -97,7 +96,7 @@ async def new(
     stub: Stub,
 ) -> AsyncIterator[Bench]:
     """A device of iOS 17, which needs the tunnel."""
-    async with start_simulator([device(0)]) as simulator:
+    async with start_simulator([device(1)]) as simulator:
         driver = make_driver(usbmuxd=simulator.address, tool=str(stub.path))
         async with running(driver) as watched:
             yield make_bench(simulator, driver, watched)
@@ -233,18 +232,16 @@ class TestTests:
 
 
 class TestScreenAndApps:
-    """Pictures, and apps that are started and stopped."""
+    """Pictures, and apps that are started and stopped, from iOS 17 on."""
 
-    async def test_a_picture_comes_as_a_stream(self, old: Bench) -> None:
-        async with old.session() as session:
+    async def test_a_picture_comes_as_a_stream(self, new: Bench) -> None:
+        async with new.session() as session:
             async with await session.screenshot() as stream:
                 assert (await stream.receive_some()).startswith(b"\x89PNG")
             assert [path.name for path in session.folder.iterdir()] == []
-            with pytest.raises(CapabilityMissing, match="video"):
-                await session.start_recording()
 
-    async def test_apps_are_started_and_stopped(self, old: Bench, stub: Stub) -> None:
-        async with old.session() as session:
+    async def test_apps_are_started_and_stopped(self, new: Bench, stub: Stub) -> None:
+        async with new.session() as session:
             await session.launch_app("com.example.demo", arguments=["-x", "a b"], env={"K": "v"})
             await session.stop_app("com.example.demo")
             with pytest.raises(NotFound):
@@ -253,9 +250,9 @@ class TestScreenAndApps:
         assert call[1:5] == ["com.example.demo", "--kill-existing", "--arg=-x", "--arg=a b"]
         assert stub.calls("kill")[0][1] == "com.example.demo"
 
-    async def test_failures_are_told_in_the_tools_words(self, old: Bench, stub: Stub) -> None:
+    async def test_failures_are_told_in_the_tools_words(self, new: Bench, stub: Stub) -> None:
         (stub.folder / "fail").touch()
-        async with old.session() as session:
+        async with new.session() as session:
             with pytest.raises(Unavailable, match=r"go-ios 1\.2\.0 could not start .*Developer Disk Image"):
                 await session.launch_app("com.example.demo")
             with pytest.raises(Unavailable, match="Developer Disk Image"):
@@ -301,7 +298,7 @@ class TestTunnel:
         make_bench: Any,
         stub: Stub,
     ) -> None:
-        async with start_simulator([device(0)]) as simulator:
+        async with start_simulator([device(1)]) as simulator:
             driver = make_driver(usbmuxd=simulator.address, tool=str(stub.path))
             async with running(driver) as watched, make_bench(simulator, driver, watched).session() as session:
                 await session.launch_app("com.example.demo")
@@ -315,8 +312,8 @@ class TestFacts:
 
     async def test_the_tool_is_named(self, old: Bench) -> None:
         fact = await old.watched.ready(old.udid)
-        assert {"app_tests", "screen"} < set(fact.capabilities)
-        assert fact.facts["developer_services"] == "served by go-ios 1.2.0"
+        assert {"app_tests", "screen", "apps"} < set(fact.capabilities)
+        assert fact.facts["tests"] == "by go-ios 1.2.0"
         told = await old.driver.describe()
         assert "go-ios 1.2.0" in told.health.reason
         assert told.facts["tool"] == "go-ios 1.2.0"
@@ -333,7 +330,7 @@ class TestFacts:
         self, start_simulator: Any, make_driver: Any, running: Any, stub: Stub
     ) -> None:
         later = stub.folder / "later"
-        async with start_simulator([device(1)]) as simulator:
+        async with start_simulator([device(0)]) as simulator:
             driver = make_driver(usbmuxd=simulator.address, tool=str(later))
             async with running(driver) as watched:
                 await watched.until(lambda each: "app_tests" not in each.device.capabilities)
@@ -352,19 +349,33 @@ async def test_the_real_go_ios_is_recognised(go_ios: str) -> None:
 async def test_the_real_go_ios_says_what_it_lacks(
     start_simulator: Any, make_driver: Any, running: Any, make_bench: Any, go_ios: str
 ) -> None:
-    """The simulator has no developer services: the real tool's refusal must come through as it is."""
-    async with start_simulator([device(1)]) as simulator:
+    """The simulator does not run tests: the real tool's refusal must come through as it is."""
+    async with start_simulator([device(0)]) as simulator:
         driver = make_driver(usbmuxd=simulator.address, tool=go_ios)
         async with running(driver) as watched, make_bench(simulator, driver, watched).session() as session:
-            with pytest.raises(Unavailable, match=r"(?i)developer"):
-                await session.launch_app("com.example.demo")
-            with pytest.raises(Unavailable, match=r"(?i)developer"):
-                await session.screenshot()
             told = Told()
             summary = await session.run_tests(REQUEST, told.report)
             assert not summary.complete
             assert "testmanagerd" in summary.reason
             assert told.statuses == {}
+
+
+async def test_the_real_go_ios_finds_no_tunnel(
+    start_simulator: Any,
+    make_driver: Any,
+    running: Any,
+    make_bench: Any,
+    go_ios: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The tunnel child is the real one; the simulated device has no end for it."""
+    monkeypatch.setattr("anvild_ios.tunnel.DEVICE_SECONDS", 0.5)
+    async with start_simulator([device(1)]) as simulator:
+        driver = make_driver(usbmuxd=simulator.address, tool=go_ios)
+        async with running(driver) as watched, make_bench(simulator, driver, watched).session() as session:
+            with pytest.raises(Unavailable, match="tunnel"):
+                await session.launch_app("com.example.demo")
+            assert driver._tunnel.runs
 
 
 class TestPymobiledevice3:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections import deque
 from datetime import datetime
@@ -16,8 +17,8 @@ __all__ = ["InstalledApp", "SimulatedDevice", "make_devices"]
 
 LOG_LINES = 200
 KINDS = (
-    ("iPhone", "iPhone14,5", "D17AP", "17.5.1", "21F90"),
     ("iPhone", "iPhone12,1", "N104AP", "16.7.10", "20H350"),
+    ("iPhone", "iPhone14,5", "D17AP", "17.5.1", "21F90"),
     ("iPad", "iPad13,4", "J517AP", "15.8.3", "19H386"),
 )
 SYSTEM_APPS = (("com.apple.Preferences", "Settings", "1161"), ("com.apple.mobilesafari", "Safari", "17.5"))
@@ -88,6 +89,8 @@ class SimulatedDevice:
         for bundle, title, version in SYSTEM_APPS:
             self._add(bundle, title, version, system=True)
         self._add("com.example.notes", "Notes", "2.1", system=False)
+        self.running: dict[str, int] = {}
+        self._pids = itertools.count(300)
         self.backlog: deque[str] = deque(maxlen=LOG_LINES)
         self._readers: set[trio.MemorySendChannel[str]] = set()
         self._observers: set[trio.MemorySendChannel[str]] = set()
@@ -96,6 +99,11 @@ class SimulatedDevice:
     def _add(self, bundle: str, title: str, version: str, *, system: bool) -> None:
         info = {"CFBundleIdentifier": bundle, "CFBundleName": title, "CFBundleShortVersionString": version}
         self.apps[bundle] = InstalledApp(info, system=system)
+
+    @property
+    def developer_services(self) -> bool:
+        """Whether developer services are offered over the cable itself: from version 17 on they need a tunnel."""
+        return self.developer_mode and int(self.version.partition(".")[0]) < 17
 
     @property
     def now(self) -> float:
@@ -192,9 +200,25 @@ class SimulatedDevice:
         if app is None or app.system:
             return False
         del self.apps[bundle]
+        self.running.pop(bundle, None)
         self.log("installd", f"uninstalled {bundle}")
         self.notify("com.apple.mobile.application_uninstalled")
         return True
+
+    def launch(self, bundle: str) -> int | None:
+        """Start an app, anew when it runs. None when it is not installed."""
+        if bundle not in self.apps:
+            return None
+        self.running[bundle] = next(self._pids)
+        self.log("SpringBoard", f"launched {bundle}")
+        return self.running[bundle]
+
+    def kill(self, pid: int) -> None:
+        """End an app by its process."""
+        for bundle, known in list(self.running.items()):
+            if known == pid:
+                del self.running[bundle]
+                self.log("SpringBoard", f"ended {bundle}")
 
     # ----- crashes and restarts
 
@@ -212,6 +236,7 @@ class SimulatedDevice:
         self.boots += 1
         self.restart_wanted = False
         self.backlog.clear()
+        self.running.clear()
         self.log("kernel", f"{self.name} started, boot {self.boots}")
 
 

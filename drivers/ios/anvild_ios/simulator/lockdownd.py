@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 __all__ = ["serve_lockdown"]
 
+DEVELOPER = {"com.apple.instruments.remoteserver.DVTSecureSocketProxy"}
+
 
 class Refused(Exception):
     """A request that lockdownd answers with an error word."""
@@ -106,7 +108,7 @@ class Conversation:
         if self.session is None:
             raise Refused("SessionInactive")
         handler = SERVICES.get(name)
-        if handler is None:
+        if handler is None or (name in DEVELOPER and not self.device.developer_services):
             raise Refused("InvalidService")
         self.device.log("lockdownd", f"started {name}")
 

@@ -9,6 +9,7 @@ from ..device import SimulatedDevice
 from .apps import serve_house_arrest, serve_installation
 from .conduit import serve_zip_conduit
 from .files import serve_crash_files, serve_media
+from .instruments import serve_instruments
 from .small import (
     serve_crash_mover,
     serve_diagnostics,
@@ -23,6 +24,7 @@ SERVICES: dict[str, Callable[[SimulatedDevice, Wire], Awaitable[None]]] = {
     "com.apple.afc": serve_media,
     "com.apple.crashreportcopymobile": serve_crash_files,
     "com.apple.crashreportmover": serve_crash_mover,
+    "com.apple.instruments.remoteserver.DVTSecureSocketProxy": serve_instruments,
     "com.apple.mobile.diagnostics_relay": serve_diagnostics,
     "com.apple.mobile.heartbeat": serve_heartbeat,
     "com.apple.mobile.house_arrest": serve_house_arrest,
