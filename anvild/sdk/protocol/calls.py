@@ -76,11 +76,11 @@ class Caller:
                 decoder = method.result_decoder
                 return await peer.request(name, params, lambda raw: decode(raw, decoder), on_sent=on_sent)
             case Result.STREAM:
-                return await peer.request(name, params, self._stream, RemoteReceiveStream.close, on_sent=on_sent)
+                return await peer.request(name, params, self._stream, self.let_go, on_sent=on_sent)
             case Result.STREAM_PAIR:
-                return await peer.request(name, params, self._stream_pair, RemoteStream.close, on_sent=on_sent)
+                return await peer.request(name, params, self._stream_pair, self.let_go, on_sent=on_sent)
             case Result.PROCESS:
-                return await peer.request(name, params, self._process, self._let_go, on_sent=on_sent)
+                return await peer.request(name, params, self._process, self.let_go, on_sent=on_sent)
 
     def _stream(self, raw: Any) -> RemoteReceiveStream:
         return RemoteReceiveStream(self.peer.their_inlet(decode(raw, _STREAM).stream, WINDOW))
@@ -93,10 +93,13 @@ class Caller:
         started = decode(raw, _PROCESS)
         return RemoteProcess(started, self.peer.their_inlet(started.output, 0), self.call)
 
-    def _let_go(self, process: RemoteProcess) -> None:
-        """A process that was started for a caller who has gone."""
-        process.close()
-        self.peer.request_unheard("process.aclose", PROCESS["aclose"].params(process=process.number))
+    def let_go(self, result: object) -> None:
+        """Close what has come for a caller who has gone."""
+        if isinstance(result, RemoteReceiveStream):
+            result.close()
+        elif isinstance(result, RemoteProcess):
+            result.close()
+            self.peer.request_unheard("process.aclose", PROCESS["aclose"].params(process=result.number))
 
 
 def _check_number(method: Method, params: Any, name: str, default: object) -> None:
@@ -128,6 +131,7 @@ class _Accompanied:
             hearings.append((peer.new_item_inlet(self._method.report_decoders[name]), getattr(params, name)))
             setattr(params, name, hearings[-1][0].stream)
         result, failure = None, None
+        finished = False
         try:
             async with trio.open_nursery() as hearing, trio.open_nursery() as feeding:
                 for inlet, report in hearings:
@@ -145,7 +149,10 @@ class _Accompanied:
                 for inlet, _ in hearings:
                     inlet.end()
                 feeding.cancel_scope.cancel()
+            finished = True
         finally:
+            if not finished:
+                self._caller.let_go(result)
             for outlet, _ in feeds:
                 outlet.stop(Dropped)
             for inlet, _ in hearings:

@@ -248,14 +248,14 @@ def _welcome(raw: Any, protocol: str) -> Initialized | str:
 
 
 async def _listen(lines: ItemInlet, on_log: Callable[[LogLine], Awaitable[None]], peer: Peer) -> None:
-    try:
-        while True:
+    while True:
+        try:
             line = await lines.receive()
-            peer.counts.lost_lines += line.lost
-            await on_log(line)
-            lines.taken()
-    except (trio.EndOfChannel, AnvilError):
-        return  # the connection has ended, and everybody else is told why
+        except (trio.EndOfChannel, AnvilError):
+            return  # the connection has ended, and everybody else is told why
+        peer.counts.lost_lines += line.lost
+        await on_log(line)
+        lines.taken()
 
 
 def _on_notification(sessions: dict[int, RemoteSession], method: str, params: Any) -> None:

@@ -7,7 +7,7 @@ waits for room before adding to what is still to be sent.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 import trio
@@ -17,6 +17,8 @@ from .codec import Malformed, decode, decode_envelope, encode
 from .frames import MAX_MESSAGE, stream_frame, unpack_frame
 from .messages import Answer, Cancel, Credit, Drop, End, Envelope, ErrorObject, Failure, Notification, Progress, Request
 from .outbox import Outbox, Traffic
+from .pace import STRETCH, Pace
+from .pending import Pending
 from .statistics import Statistics
 from .streams import Dropped, Inlet, ItemInlet, ItemOutlet, Outlet
 from .transports import Transport, TransportClosed
@@ -42,12 +44,6 @@ BREACHES = 100
 ABANDONED = 1000
 """How many requests may be left that were cancelled and never answered."""
 
-STRETCH = 16
-"""How many messages are read without letting other tasks run."""
-
-PACE = 10_000
-"""How many text messages a second are read at most, after as many at once."""
-
 
 class _RawProgress(msgspec.Struct):
     """:class:`Progress` with its item still encoded."""
@@ -62,39 +58,6 @@ _DROP = msgspec.json.Decoder(Drop)
 _CANCEL = msgspec.json.Decoder(Cancel)
 _PROGRESS = msgspec.json.Decoder(_RawProgress)
 _PLAIN_PROGRESS = msgspec.json.Decoder(Progress)
-
-
-class _Pending(Generic[T]):
-    """A request of ours that has no answer yet."""
-
-    __slots__ = ("abandoned", "decode", "discard", "done", "error", "method", "task", "value")
-
-    def __init__(self, method: str, decode: Callable[[Any], T], discard: Callable[[T], None] | None) -> None:
-        self.method = method
-        self.decode = decode
-        self.discard = discard
-        self.task: trio.lowlevel.Task | None = None
-        self.done = False
-        self.abandoned = False
-        self.error: Exception | None = None
-        self.value: Any = None
-
-    def settle(self) -> None:
-        self.done = True
-        if self.task is not None:
-            trio.lowlevel.reschedule(self.task)
-            self.task = None
-
-    async def wait(self) -> None:
-        if self.done:
-            return
-
-        def abort(_: object) -> trio.lowlevel.Abort:
-            self.task = None
-            return trio.lowlevel.Abort.SUCCEEDED
-
-        self.task = trio.lowlevel.current_task()
-        await trio.lowlevel.wait_task_rescheduled(abort)
 
 
 class Peer:
@@ -131,7 +94,7 @@ class Peer:
         self._on_notification = on_notification
         self._on_fault = on_fault
         self._on_traffic = on_traffic
-        self._pending: dict[int, _Pending[Any]] = {}
+        self._pending: dict[int, Pending[Any]] = {}
         self._inlets: dict[int, Inlet | ItemInlet] = {}
         self._outlets: dict[int, Outlet | ItemOutlet] = {}
         self._outbox = Outbox(transport, self.counts, on_traffic)
@@ -245,7 +208,7 @@ class Peer:
 
     def _send_request(
         self, method: str, params: object, decode: Callable[[Any], T], discard: Callable[[T], None] | None
-    ) -> tuple[int, _Pending[T]]:
+    ) -> tuple[int, Pending[T]]:
         number = self._next_request
         try:
             text = encode(Request(number, method, params))
@@ -254,12 +217,12 @@ class Peer:
         if len(text) > MAX_MESSAGE:
             raise InvalidArgument(f"{method}: its parameters are longer than the {MAX_MESSAGE} bytes of a message")
         self._next_request += 2
-        pending = _Pending(method, decode, discard)
+        pending = Pending(method, decode, discard)
         self._pending[number] = pending
         self._post(text)
         return number, pending
 
-    async def _withdrawn(self, number: int, pending: _Pending[Any]) -> bool:
+    async def _withdrawn(self, number: int, pending: Pending[Any]) -> bool:
         """Cancel a request; return False when it has ended in another way than by that."""
         if self.reason is None:
             self.notify("cancel", Cancel(number))
@@ -393,7 +356,7 @@ class Peer:
 
     async def _read(self) -> None:
         counts = self.counts
-        pace = _Pace()
+        pace = Pace()
         stretch = 0
         try:
             while True:
@@ -471,7 +434,7 @@ class Peer:
             return
         self._settle(pending, value)
 
-    def _settle(self, pending: _Pending[Any], value: object = None, *, error: Exception | None = None) -> None:
+    def _settle(self, pending: Pending[Any], value: object = None, *, error: Exception | None = None) -> None:
         pending.value = value
         pending.error = error
         if pending.abandoned:
@@ -537,20 +500,3 @@ def _progress(params: Any) -> Progress | _RawProgress:
 class _OnlyId(msgspec.Struct):
     id: int
     method: Any = msgspec.UNSET
-
-
-class _Pace:
-    """Holds up a side that sends faster than it can be listened to without harm to others."""
-
-    def __init__(self) -> None:
-        self._left = float(PACE)
-        self._at = trio.current_time()
-
-    async def keep(self) -> None:
-        self._left -= 1
-        if self._left < 0:
-            now = trio.current_time()
-            self._left = min(self._left + (now - self._at) * PACE, PACE)
-            self._at = now
-            if self._left < 0:
-                await trio.sleep(STRETCH / PACE)
