@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 from collections.abc import Awaitable, Callable, Sequence
 
 import trio
@@ -32,15 +33,17 @@ read answer <&6 || exit 255
 cat <&8 3>&- 4>&- 5>&- 6>&- 7<&- 9<&- & o=$!
 cat <&9 >&2 3>&- 4>&- 5>&- 6>&- 7<&- 8<&- & e=$!
 exec 4>&- 5>&- 8<&- 9<&-
-if [ "$answer" = in ]; then cat <&7 >&3 6>&- & exec 3>&-; fi
+i=; if [ "$answer" = in ]; then cat <&7 >&3 6>&- & i=$!; exec 3>&-; fi
 exec 7<&-
 until read code <&6; do :; done
+[ $i ] && kill $i 2>&-
 wait $o; wait $e
 exit $code
 """
 
 BROKEN_PIPE = 141  # what a shell tells of a program that nobody listens to any more
 ABANDONED = 129
+MOST_ARGUMENTS = 1 << 20
 
 
 class Call:
@@ -116,10 +119,12 @@ class Calls:
             for name, flags in (("in", os.O_RDONLY), ("out", os.O_WRONLY), ("err", os.O_WRONLY), ("end", os.O_WRONLY)):
                 pipes.append(self._files.open(f"{folder}/{name}", flags | os.O_NONBLOCK))
                 stack.callback(os.close, pipes[-1])
-            arguments = self._files.read(f"{folder}/argv").decode(errors="replace").split("\0")[:-1]
+                if not stat.S_ISFIFO(os.fstat(pipes[-1]).st_mode):
+                    raise ValueError(f"{name} is no pipe")
+            arguments = self._files.read(f"{folder}/argv", MOST_ARGUMENTS).decode(errors="replace").split("\0")[:-1]
             self._files.remove_tree(folder)
             if len(arguments) < 2:
-                raise ValueError("no call has no name")
+                raise ValueError("a call has a name")
             stack.pop_all()
             return arguments, pipes
 

@@ -43,13 +43,15 @@ class SimulatedDevice:
         self._toolbox = Toolbox(spec, self._root, self.system)
         self._services = Services(self._root, spec.features, self._toolbox.answer, self.reboot)
         self._nursery: trio.Nursery | None = None
-        self._scopes: set[trio.CancelScope] = set()
+        self._listeners: set[trio.CancelScope] = set()
+        self._connections: set[trio.CancelScope] = set()
         self._changing = trio.Lock()
-        self._dropped = trio.lowlevel.ParkingLot()
+        self._ended = trio.lowlevel.ParkingLot()
         self._reserved: socket.socket | None = None
         self._hung: trio.Event | None = None
         self._plugged = True
         self._switched_on = True
+        self._boots = 0
 
     async def run(self, *, task_status: trio.TaskStatus[int] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve on ``port`` of the loopback until cancelled; ``started`` tells the port when the device is reachable.
@@ -79,6 +81,7 @@ class SimulatedDevice:
         self._directory.mkdir(parents=True, exist_ok=True)
         if not self.spec.authorised:
             self.keys = KeyRing(self._directory / "adb_keys")
+        self._switched_on = True
         self._reserve()
 
     # what a person does with it
@@ -115,10 +118,7 @@ class SimulatedDevice:
 
     async def drop_connections(self) -> None:
         """Break all connections at once, as a bad cable does; the device goes on listening."""
-        for scope in self._scopes:
-            scope.cancel()
-        while self._scopes:
-            await self._dropped.park()
+        await self._end(self._connections)
 
     def reboot(self, reason: str = "") -> None:
         """Switch the device off and on again; it is away for the time of its specification, and then boots."""
@@ -128,6 +128,8 @@ class SimulatedDevice:
 
     async def _restart(self) -> None:
         self.system.boot_begins()
+        self._boots += 1
+        boot = self._boots
         await self._settle()
         await trio.to_thread.run_sync(self._root.end_all)
         self._toolbox.restarted()
@@ -135,7 +137,7 @@ class SimulatedDevice:
         self._switched_on = True
         await self._settle()
         await trio.sleep(self.spec.boot_seconds)
-        if self._switched_on:
+        if boot == self._boots:
             self.system.boot_ends()
 
     # the port
@@ -155,7 +157,8 @@ class SimulatedDevice:
             if wanted and self._reserved is not None and self._nursery is not None:
                 await self._nursery.start(self._listen)
             elif not wanted and self._reserved is None:
-                await self.drop_connections()
+                await self._end(self._listeners)
+                await self._end(self._connections)
                 self._reserve()
 
     async def _listen(self, *, task_status: trio.TaskStatus[list[trio.SocketListener]]) -> None:
@@ -163,24 +166,31 @@ class SimulatedDevice:
         self._reserved.listen()
         listener = trio.SocketListener(trio.socket.from_stdlib_socket(self._reserved))
         self._reserved = None
-        with self._cancellable():
+        with self._one_of(self._listeners):
             await trio.serve_listeners(
                 self._connected, [listener], handler_nursery=self._nursery, task_status=task_status
             )
 
     @contextlib.contextmanager
-    def _cancellable(self) -> Iterator[None]:
-        """Inside the block, the task ends when the cable is pulled."""
+    def _one_of(self, scopes: set[trio.CancelScope]) -> Iterator[None]:
+        """Inside the block, the task can be ended by :meth:`_end`."""
         with trio.CancelScope() as scope:
-            self._scopes.add(scope)
+            scopes.add(scope)
             try:
                 yield
             finally:
-                self._scopes.discard(scope)
-                self._dropped.unpark_all()
+                scopes.discard(scope)
+                self._ended.unpark_all()
+
+    async def _end(self, scopes: set[trio.CancelScope]) -> None:
+        """End tasks, and wait until they have ended."""
+        for scope in scopes:
+            scope.cancel()
+        while scopes:
+            await self._ended.park()
 
     async def _connected(self, stream: trio.SocketStream) -> None:
-        with self._cancellable():
+        with self._one_of(self._connections):
             await Connection(stream, self).run()
 
     # what a connection asks

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import os
 import posixpath
 import shutil
@@ -17,6 +18,7 @@ OPENAT2 = 437  # the same number on all architectures
 RESOLVE_NO_MAGIC_LINKS = 0x02
 RESOLVE_IN_ROOT = 0x10
 HOW = struct.Struct("QQQ")
+ATTEMPTS = 16  # the kernel gives up when folders move while it follows ".."
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -41,11 +43,14 @@ class Files:
         """Open a file and return its descriptor, which the caller closes."""
         how = HOW.pack(flags | os.O_CLOEXEC, mode, RESOLVE_IN_ROOT | RESOLVE_NO_MAGIC_LINKS)
         name = os.fsencode(path)
-        found: int = _libc.syscall(OPENAT2, self._root, name, how, HOW.size)
-        if found < 0:
+        for _attempt in range(ATTEMPTS):
+            found: int = _libc.syscall(OPENAT2, self._root, name, how, HOW.size)
+            if found >= 0:
+                return found
             code = ctypes.get_errno()
-            raise OSError(code, os.strerror(code), path)
-        return found
+            if code != errno.EAGAIN:
+                break
+        raise OSError(code, os.strerror(code), path)
 
     @contextlib.contextmanager
     def _parent(self, path: str) -> Iterator[tuple[int, str]]:
@@ -114,10 +119,10 @@ class Files:
         with contextlib.suppress(FileNotFoundError), self._parent(path) as (parent, name):
             shutil.rmtree(name, dir_fd=parent)
 
-    def read(self, path: str) -> bytes:
-        """Return a file's content."""
+    def read(self, path: str, most: int = -1) -> bytes:
+        """Return a file's content, or the first part of it."""
         with os.fdopen(self.open(path, os.O_RDONLY), "rb") as file:
-            return file.read()
+            return file.read(most)
 
     def write(self, path: str, content: bytes, mode: int = 0o644) -> None:
         """Write a file whole. One that does not fit is removed again."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import platform
 import re
 import shutil
 import signal
@@ -88,6 +89,8 @@ class Root:
 
         Raises Unavailable, with one sentence, when the host lacks something.
         """
+        if platform.system() != "Linux":
+            raise Unavailable(f"a simulated Android device needs Linux, and this is {platform.system()}")
         bwrap, busybox, nsenter = _tool("bwrap"), _tool("busybox"), _tool("nsenter")
         await trio.to_thread.run_sync(self._lay_out, busybox, tools, front)
         async with trio.open_nursery() as nursery:
@@ -123,6 +126,10 @@ class Root:
         for name, script in SCRIPTS.items():
             (programs / name).write_text(script)
             (programs / name).chmod(0o755)
+        (system / "etc").mkdir()
+        (system / "etc" / "passwd").write_text(f"shell:x:{USER}:{USER}:shell:/data/local/tmp:{SHELL}\n")
+        (system / "etc" / "group").write_text(f"shell:x:{USER}:\n")
+        (system / "etc" / "hosts").write_text("127.0.0.1 localhost\n")
         shutil.rmtree(self._directory / "calls", ignore_errors=True)
         (self._directory / "calls").mkdir()
         for name in ("door", "idle"):

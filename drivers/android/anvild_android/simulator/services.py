@@ -41,7 +41,7 @@ class Services:
         if kind == "shell":
             await self._shell(stream, options, argument)
         elif kind == "exec":
-            await serve_exec(self._root, stream, argument, stderr=False)
+            await serve_exec(self._root, stream, argument)
         elif kind in ("abb", "abb_exec") and kind in self._features:
             await self._abb(stream, argument)
         elif kind == "sync":
@@ -60,7 +60,7 @@ class Services:
 
     async def _shell(self, stream: AdbStream, options: list[str], text: str) -> None:
         if "v2" not in options:
-            await serve_exec(self._root, stream, text, stderr=True)
+            await serve_exec(self._root, stream, text)
         elif "shell_v2" in self._features:
             term = next((each.removeprefix("TERM=") for each in options if each.startswith("TERM=")), "dumb")
             terminal = "pty" in options or (not text and "raw" not in options)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import trio
 
-from anvild_android.simulator import TestSpec, build_apk
+from anvild_android.simulator import FEATURES, TestSpec, build_apk
 
 Adb = Connect = MakeDevice = Any  # the types of the fixtures' values, which stand in conftest.py
 APP = "com.example.app"
@@ -53,6 +53,16 @@ async def test_an_app_comes_and_goes(adb: Adb, package: Any) -> None:
 async def test_a_package_is_pushed_where_streaming_is_not_wanted(adb: Adb, package: Any) -> None:
     assert "Success" in (await adb("install", "--no-streaming", package())).said
     assert await adb.shell("ls /data/local/tmp") == ""
+
+
+async def test_a_package_comes_through_the_shell_where_there_is_no_shorter_way(
+    simulate: MakeDevice, client: Connect, package: Any
+) -> None:
+    features = tuple(each for each in FEATURES if not each.startswith("abb"))
+    async with simulate(features=features) as device, client(device) as adb:
+        assert "Success" in (await adb("install", package(size=3_000_000))).said
+        assert "INSTALL_PARSE_FAILED_NOT_APK" in (await adb("install", package("broken", b"x" * 3_000_000))).said
+        assert await adb.shell("pm list packages -3") == f"package:{APP}\n"
 
 
 async def test_several_packages_make_one_app(adb: Adb, package: Any) -> None:

@@ -7,6 +7,8 @@ import filecmp
 import os
 import shutil
 import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -202,6 +204,23 @@ async def test_a_cable_is_pulled_and_put_back(adb: Adb) -> None:
     assert await adb.shell("echo back") == "back\n"
 
 
+async def test_a_broken_connection_hangs_up_on_shells_and_leaves_no_part_of_a_file(adb: Adb, tmp_path: Path) -> None:
+    huge = tmp_path / "huge"
+    huge.touch()
+    os.truncate(huge, 4 << 30)
+    listing = "while ! [ -e /sdcard/told ]; do :; done; ls /sdcard"
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(adb, "shell", "trap 'echo > /sdcard/told; exit' HUP; echo > /sdcard/up; while :; do :; done")
+        await adb.shell("while ! [ -e /sdcard/up ]; do :; done")
+        command = [adb.server.program, "-s", adb.serial, "push", str(huge), "/sdcard/part"]
+        push = await trio.lowlevel.open_process(command, env=adb.server.environment, stdout=-3, stderr=-3)
+        nursery.start_soon(push.wait)
+        await adb.shell("while ! [ -s /sdcard/part ]; do :; done")
+        await adb.device.drop_connections()
+    await adb.connect()
+    assert (await adb.shell(listing)).split() == ["Download", "told", "up"]
+
+
 async def test_a_hung_device_answers_when_it_goes_on(adb: Adb) -> None:
     adb.device.hang()
     answers = []
@@ -246,6 +265,30 @@ async def test_ports_lead_into_the_device_and_out_of_it(adb: Adb) -> None:
         assert (await adb("reverse", "--remove", f"tcp:{chosen}")).code == 1
         assert (await adb("shell", f"nc 127.0.0.1 {chosen} </dev/null")).code != 0
         nursery.cancel_scope.cancel()
+
+
+async def test_a_killed_simulator_takes_its_device_with_it(tmp_path: Path) -> None:
+    script = (
+        "import pathlib, sys, trio\n"
+        "from anvild_android.simulator import DeviceSpec, SimulatedDevice\n"
+        "async def main():\n"
+        "    device = SimulatedDevice(DeviceSpec(serial='X'), pathlib.Path(sys.argv[1]))\n"
+        "    async with trio.open_nursery() as nursery:\n"
+        "        await nursery.start(device.run)\n"
+        "        await device._root.start(['/system/bin/sleep', '1000'])\n"
+        "        print(device._root._first, flush=True)\n"
+        "trio.run(main)\n"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path / "device")]
+    simulator = await trio.lowlevel.open_process(command, stdout=subprocess.PIPE)
+    assert simulator.stdout is not None
+    async with simulator.stdout:
+        first = os.pidfd_open(int(await simulator.stdout.receive_some()))
+        simulator.kill()
+        await simulator.wait()
+        with trio.fail_after(20):
+            await trio.lowlevel.wait_readable(first)
+        os.close(first)
 
 
 async def test_nothing_is_left_behind(simulate: MakeDevice, client: Connect, tmp_path: Path) -> None:
