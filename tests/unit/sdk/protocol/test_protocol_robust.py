@@ -420,6 +420,34 @@ async def test_what_is_too_long_is_refused_before_it_is_sent(over_memory: Any, t
         assert await session.blink(1) == ["red inf"]
 
 
+async def test_a_log_that_nobody_takes_loses_lines_and_counts_them(toy: ModuleType) -> None:
+    here, there = memory_transports()
+    lines: list[Any] = []
+    taking = trio.Event()
+    made: list[Any] = []
+
+    async def take(line: Any) -> None:
+        await taking.wait()
+        lines.append(line)
+
+    def make(context: Any) -> Any:
+        made.append(toy.ToyDriver(context))
+        return made[0]
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(serve_driver, make, toy.ToyDriver, there)
+        async with connect_driver(here, Initialize(host="h"), on_log=take) as driver:
+            for number in range(50):
+                made[0].context.log("info", "line", number=number)
+            await driver.ping()
+            taking.set()
+            await trio.testing.wait_all_tasks_blocked()
+            made[0].context.log("info", "line", number=50)
+            await trio.testing.wait_all_tasks_blocked()
+            assert [line.values["number"] for line in lines] == [*range(ITEM_WINDOW), 50]
+            assert lines[-1].lost == driver.statistics().lost_lines == 50 - ITEM_WINDOW
+
+
 # ----- what a driver's side refuses
 
 
