@@ -35,6 +35,7 @@ from .guest import Guest
 from .host import Host
 from .machine import DISK, Machine, differences
 from .process import Hypervisor, end_processes
+from .qmp import QmpError
 from .record import Record, fact_of, write_record
 from .saving import refuse_unsaveable, save_guest
 from .snapshots import BASE, DELTA
@@ -157,7 +158,10 @@ class Capsule:
 
     async def _grow(self, disk: int) -> None:
         """Let the guest's root file system take a larger disk."""
-        await self.guest.qmp.execute("block_resize", device=DISK, size=disk)
+        try:
+            await self.guest.qmp.execute("block_resize", device=DISK, size=disk)
+        except QmpError as error:
+            raise InvalidArgument(f"the disk cannot have {disk} bytes: {error.message}") from None
         session = AgentSession(self.fact, await self.guest.agent(deadline=AGENT_SECONDS))
         done = await run(session, Command(argv=("resize2fs", "/dev/vda")), deadline=RESIZE_SECONDS)
         if not done.exit.ok:

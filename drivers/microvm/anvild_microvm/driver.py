@@ -28,11 +28,11 @@ from anvild.sdk import (
     Health,
     HealthState,
     ImageBuild,
-    InvalidArgument,
     Lease,
     NotFound,
     Provision,
     Recovery,
+    RecoveryState,
     Report,
     ResourceExhausted,
     Session,
@@ -218,8 +218,8 @@ class MicrovmDriver(Driver, Provision, Suspend, Snapshot, ImageBuild):
     async def recover(self, handle: str) -> Recovery:
         try:
             identity = msgspec.json.decode(handle, type=Handle).identity
-        except msgspec.DecodeError as error:
-            raise InvalidArgument(f"this is no handle of the driver microvm: {error}") from error
+        except msgspec.DecodeError:
+            return Recovery(state=RecoveryState.LOST, reason="the handle is not one of this driver")
         with told():
             return await self._all().recover(identity)
 
