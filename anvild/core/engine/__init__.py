@@ -2,6 +2,7 @@
 
 from anvild.core.engine.devices import Devices
 from anvild.core.engine.engine import Engine
+from anvild.core.engine.guard import Fault
 from anvild.core.engine.hosting import DriverFactory, Gone, HostedDriver, InProcess
 from anvild.core.engine.people import Leases
 from anvild.core.engine.runs import Runs
@@ -27,6 +28,7 @@ __all__ = [
     "DriverInfo",
     "Engine",
     "EngineStatistics",
+    "Fault",
     "Finding",
     "Gone",
     "HostedDriver",

@@ -36,7 +36,7 @@ from anvild.sdk import (
 )
 
 from .chores import Chores
-from .guard import call_driver
+from .guard import Fault, call_driver
 from .persist import persist
 from .queue import DriverSupply
 from .sightings import Sightings
@@ -81,10 +81,11 @@ class DriverFactory(ABC):
     """Makes a new instance of a driver for each of its lives, in one of the places where a driver can stand."""
 
     @abstractmethod
-    def live(self, gone: Gone) -> AbstractAsyncContextManager[Driver]:
+    def live(self, gone: Gone, fault: Fault) -> AbstractAsyncContextManager[Driver]:
         """Make an instance. It serves while the block runs; when the block has been left, nothing of it is there.
 
-        Call ``gone`` once, before any verb fails for it, when the instance ends by itself. What entering raises is the
+        Call ``gone`` once, before any verb fails for it, when the instance ends by itself, and ``fault`` for every
+        breach of its contract that a verb's caller does not see as a foreign exception. What entering raises is the
         reason why the driver cannot be made: InvalidArgument for what only the operator can mend, Unavailable for
         ground that is missing, anything else for a defect of the driver.
         """
@@ -100,7 +101,7 @@ class InProcess(DriverFactory):
     def __init__(self, make: Callable[[], Driver]) -> None:
         self._make = make
 
-    def live(self, gone: Gone) -> AbstractAsyncContextManager[Driver]:
+    def live(self, gone: Gone, fault: Fault) -> AbstractAsyncContextManager[Driver]:
         """Make an instance."""
         return nullcontext(self._make())
 
@@ -305,7 +306,7 @@ class HostedDriver:
 
     async def _make(self, stack: AsyncExitStack) -> Driver:
         try:
-            return await stack.enter_async_context(self._factory.live(self._end_of_life))
+            return await stack.enter_async_context(self._factory.live(self._end_of_life, self.fault))
         except InvalidArgument as error:
             raise _Broken(f"it refuses its settings: {error.message}", fault=True, final=True) from error
         except AnvilError as error:

@@ -112,6 +112,10 @@ class Child:
         """Let the command begin; its data may take so many bytes of memory (0: no limit)."""
         await self._tell(f"go {data_limit}")
 
+    async def kill(self) -> None:
+        """Kill the process with its group, and do not wait for its end."""
+        await self._tell("kill")
+
     async def end(self, *, gently: bool = True) -> None:
         """End the process with its group and let go of everything: by closing its input, by SIGTERM, by SIGKILL, each
         with its time. Not ``gently`` is SIGKILL at once. Shielded from cancellation."""

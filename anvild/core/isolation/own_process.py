@@ -10,7 +10,7 @@ from pathlib import Path
 
 import trio
 
-from anvild.core.engine import DriverFactory, Gone
+from anvild.core.engine import DriverFactory, Fault, Gone
 from anvild.core.logging import get_logger
 from anvild.sdk import AnvilError, DeadlineExceeded, Driver, DriverFault, Unavailable
 from anvild.sdk.protocol import Initialize, RemoteDriver, StdioTransport, Transport, TransportClosed, connect_driver
@@ -45,7 +45,7 @@ class OwnProcess(DriverFactory):
         self._start = start
         self._directory = directory
         self._bound = MemoryBound(name, memory)
-        self._sayings: Sayings | None = None
+        self._sayings = Sayings(name)
         self._lives = 0
         self._pid = 0
 
@@ -54,18 +54,17 @@ class OwnProcess(DriverFactory):
         facts = {"process_starts": str(self._lives)}
         if self._pid:
             facts["process_id"] = str(self._pid)
-        if self._sayings is not None and self._sayings.dropped:
+        if self._sayings.dropped:
             facts["log_lines_dropped"] = str(self._sayings.dropped)
         return facts
 
     @asynccontextmanager
-    async def live(self, gone: Gone) -> AsyncIterator[Driver]:
+    async def live(self, gone: Gone, fault: Fault) -> AsyncIterator[Driver]:
         """Start a process and shake hands with it. It is ended with all of its group when the block is left.
 
         Raises what the driver refuses its settings with, DriverFault when it does not come up, Unavailable when there
         is no room for a process, and for a driver of another major version of the protocol.
         """
-        self._sayings = self._sayings or Sayings(self._name)
         self._sayings.begin()
         environ = plain_environment(os.environ)
         with _one_error():
@@ -79,7 +78,7 @@ class OwnProcess(DriverFactory):
                     nursery.start_soon(life.hear)
                     nursery.start_soon(life.notice_end)
                     await child.go(await trio.to_thread.run_sync(self._bound.place, child.pid))
-                    driver: RemoteDriver = await nursery.start(self._connect, life)
+                    driver: RemoteDriver = await nursery.start(self._connect, life, fault)
                     nursery.start_soon(life.notice_close, driver)
                     nursery.start_soon(life.keep_asking, driver)
                     yield driver
@@ -89,11 +88,16 @@ class OwnProcess(DriverFactory):
                     with trio.CancelScope(shield=True):
                         await trio.to_thread.run_sync(self._bound.lift)
 
-    async def _connect(self, life: _Life, task_status: trio.TaskStatus[RemoteDriver]) -> None:
+    async def _connect(self, life: _Life, fault: Fault, task_status: trio.TaskStatus[RemoteDriver]) -> None:
         """Keep the connection until the driver's end is wanted, whatever is cancelled meanwhile."""
-        assert self._sayings is not None
+
+        def count(error: DriverFault) -> None:
+            fault("its protocol", error)
+
         try:
-            async with connect_driver(life.transport(), self._start, on_log=self._sayings.hear) as driver:
+            async with connect_driver(
+                life.transport(), self._start, on_log=self._sayings.hear, on_fault=count
+            ) as driver:
                 if driver.hello.name != self._name:
                     called = driver.hello.name
                     raise DriverFault(f"it calls itself {called!r}, and the settings call it {self._name!r}")
@@ -160,6 +164,7 @@ class _Life:
                 if not answered.is_set() and not self.hung:
                     self.hung = True
                     self.end(await self.in_full(f"it gave no sign of life for {ANSWER_SECONDS:g} s and was killed"))
+                    await self._child.kill()
 
     def end(self, reason: str) -> str:
         """Tell why the driver is gone, once, and return what was told."""

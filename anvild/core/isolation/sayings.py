@@ -14,12 +14,15 @@ __all__ = ["LINE_LIMIT", "Sayings"]
 LINE_LIMIT = 8192
 """Bytes of a line that are kept; the rest of it is dropped."""
 
-LINES_PER_SECOND = 50
+LINES_PER_SECOND = 10
 LINES_AT_ONCE = 200
 """How many lines may come at once, and a second after that. More are dropped, and counted."""
 
-BYTES_PER_SECOND = 32 * 2**20
+BYTES_PER_SECOND = 64 * 2**20
 """How fast a process is read. One that writes faster waits, so that it takes no time from the rest of the lab."""
+
+TOLD_EVERY = 10.0
+"""Seconds between two lines that tell how many were dropped."""
 
 CHUNK = 65536
 WORDS_LIMIT = 300
@@ -35,6 +38,7 @@ class Sayings:
         self._log = get_logger(f"driver.{driver}")
         self._lines = Allowance(LINES_PER_SECOND, LINES_AT_ONCE)
         self._untold = 0
+        self._telling = Allowance(1 / TOLD_EVERY, 1)
         self._line = bytearray()
         self._cut = 0
         self._last = b""
@@ -112,6 +116,6 @@ class Sayings:
         self._untold += lines
 
     def _tell_dropped(self) -> None:
-        if self._untold:
+        if self._untold and self._telling.take():
             self._log.warning("lines_dropped", lines=self._untold, reason=f"more than {LINES_PER_SECOND} a second")
             self._untold = 0
