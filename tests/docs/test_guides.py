@@ -13,7 +13,7 @@ import pytest
 
 from anvild.cli import client
 from anvild.cli.exits import EXIT_TABLE
-from anvild.core.settings import Settings
+from anvild.core.settings import DriverHosting, Settings
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 OPERATOR, CLIENT = ((DOCS / name).read_text() for name in ("operator.md", "client.md"))
@@ -38,6 +38,14 @@ def test_the_settings_are_those_of_the_code() -> None:
     rows = list(settings_rows())
     told = [line for line in OPERATOR.splitlines() if line.startswith("| `") and "| `ANVIL_" in line]
     assert told == rows, "the table of docs/operator.md should be:\n" + "\n".join(rows)
+
+
+def test_the_settings_of_every_driver_are_those_of_the_code() -> None:
+    rows = []
+    for field in msgspec.structs.fields(DriverHosting):
+        told = next(each.description for each in get_args(field.type)[1:] if isinstance(each, msgspec.Meta))
+        rows.append(f"| `drivers.NAME.{field.name}` | `{msgspec.json.encode(field.default).decode()}` | {told} |")
+    assert [line for line in OPERATOR.splitlines() if line.startswith("| `drivers.NAME.")] == rows
 
 
 @pytest.mark.parametrize("text", [OPERATOR, CLIENT], ids=["operator", "client"])
