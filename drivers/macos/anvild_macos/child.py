@@ -115,6 +115,18 @@ class Child:
         else:
             raise PermissionDenied(f"{what!r} may not be executed on the Mac")
 
+    async def first_line(self) -> bytes:
+        """Return the first line of output without its end; what there is when the output ends before."""
+        read = b""
+        while b"\n" not in read:
+            chunk = await self.stdout.receive_some()
+            if not chunk:
+                return read
+            read += chunk
+        line, _, rest = read.partition(b"\n")
+        self.stdout = Output(self.stdout, rest)
+        return line
+
     async def aclose(self) -> None:
         """Hang up, and wait until the local child process has ended. Closing twice is fine."""
         with trio.CancelScope(shield=True):

@@ -45,10 +45,12 @@ from .mac import MacSession, RestartableMac
 from .machine import DEVICE, MAC, SIMULATOR, read_handle
 from .paired import PairedSession
 from .place import LocalPlace, Place, refused
+from .programs import KEPT
 from .settings import MacosSettings
 from .shell import script
 from .simulator import SimulatorSession
 from .ssh import SshPlace, need_ssh
+from .tagged import end_all
 from .touched import TouchedRecord
 from .watcher import Site, Watcher
 
@@ -163,6 +165,7 @@ class MacosDriver(Driver, Mend):
         """End and remove what sessions have launched and installed; shut a simulator that they have booted."""
         site, fact = self._find(device.identity)
         place, identity, touched = site.place, device.identity, self._record.of(device.identity)
+        await place.run(end_all(f"{self._folder}/{identity}/{KEPT}"), housekeeping=True)
         done = await place.run(script(REMOVE_FOLDER, f"{self._folder}/{identity}", self._folder), housekeeping=True)
         if done.code:
             raise refused("what runs have left on the Mac cannot be removed", done)

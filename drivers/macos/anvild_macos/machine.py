@@ -25,6 +25,7 @@ from anvild.sdk import (
 from .models import PairedDevice, Simulator, hardware, paired_devices, simulators
 from .place import Done, LocalPlace, Place, refused
 from .shell import SLOT, script
+from .tagged import KEPT_OUTPUT
 from .xcodebuild import check_xcode
 from .xcresult import OLDEST_XCODE
 
@@ -74,6 +75,7 @@ async def examine(place: Place) -> Machine:
     found = XCODE.search(xcode.out.decode(errors="replace")) if xcode.code == 0 else None
     version = tuple(map(int, found[1].split("."))) if found else None
     facts = {"mac": place.name, "kind": MAC, "user": user.out.decode(errors="replace").strip()}
+    facts["exec_kept_output"] = str(KEPT_OUTPUT)
     facts["xcode"] = found[1] if found else "none"
     for name, value in (("chip", told.chip), ("memory", told.memory), ("build", words.get("BuildVersion"))):
         if value:

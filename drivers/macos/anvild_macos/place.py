@@ -178,10 +178,15 @@ class Place(ABC):
         as its output."""
         return await self.run(into_file(argv), housekeeping=housekeeping)
 
+    async def start_raw(self, argv: Sequence[str]) -> Child:
+        """Start a program whose standard input is the caller's, and that must end by itself when that ends. The caller
+        closes it."""
+        return await self._open(argv)
+
     @contextlib.asynccontextmanager
-    async def feed(self, argv: Sequence[str], *, housekeeping: bool = False) -> AsyncIterator[Child]:
-        """Run a program whose standard input is the caller's; it must end by itself when that ends."""
-        child = await self._open(list(argv), housekeeping=housekeeping)
+    async def feed(self, argv: Sequence[str]) -> AsyncIterator[Child]:
+        """Have :meth:`start_raw` within a block."""
+        child = await self.start_raw(argv)
         try:
             yield child
         finally:

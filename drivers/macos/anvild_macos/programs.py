@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import signal
 import weakref
 from collections.abc import AsyncIterator, Sequence
@@ -28,9 +29,20 @@ from anvild.sdk import (
 from .base import HostedSession
 from .child import CHUNK, Child
 from .files import check_user
-from .place import Place, ended_by, refused
+from .place import Place, ended_by
+from .shell import script
+from .tagged import attach_tagged, start_tagged
 
 END_OF_INPUT = b"\x04"
+KEPT = "kept"
+TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+LIST = """\
+ps -axo pid=,ppid=,user=,command= || exit
+printf '\\0'
+for each in "$1"/*/pid; do
+  [ ! -e "$each" ] || { each=${each%/pid}; echo "$(cat -- "$each/pid") ${each##*/}"; }
+done
+"""
 END_SECONDS = 3.0
 
 
@@ -174,30 +186,34 @@ def flatten(group: BaseExceptionGroup[AnvilError]) -> list[AnvilError]:
 class MacExec(HostedSession, Exec):
     """Programs of the account that the Mac is reached by."""
 
-    async def start(self, command: Command) -> MacProcess:
-        """Start a program. It keeps to the connection: tags are refused, for nothing on a Mac would keep its output."""
-        if command.tag is not None:
-            raise InvalidArgument("this driver cannot keep a process beyond its session: start it without a tag")
+    async def start(self, command: Command) -> Process:
+        """Start a program. One with a tag is kept on the Mac, and cannot have a terminal."""
         check_user(command.user, self.device.facts.get("user"))
         cwd = None if command.cwd is None else check_absolute(command.cwd)
+        if command.tag is not None:
+            return await start_tagged(self.place, f"{self.folder}/{KEPT}", command, cwd)
         terminal = command.terminal
         env = {"TERM": "xterm-256color", **command.env} if terminal else command.env
         child = await self.place.start(command.argv, env=env, cwd=cwd, stdin=command.stdin, terminal=terminal)
         return MacProcess(self.place, child, self.nursery, terminal=terminal is not None, stdin=command.stdin)
 
     async def attach(self, tag: str, *, replay: bool = False) -> Process:
-        await trio.lowlevel.checkpoint()
-        raise NotFound(f"there is no process with the tag {tag!r}: this driver keeps none beyond its session")
+        if TAG.fullmatch(tag) is None:
+            raise NotFound(f"{tag!r} is no tag of a process")
+        return await attach_tagged(self.place, f"{self.folder}/{KEPT}", tag, replay=replay)
 
     async def processes(self) -> Sequence[ProcessInfo]:
-        done = await self.place.run(["ps", "-axo", "pid=,ppid=,user=,command="])
-        if done.code:
-            raise refused("the processes of the Mac cannot be listed", done)
+        done = await self.demand(script(LIST, f"{self.folder}/{KEPT}"), "the processes of the Mac cannot be listed")
+        listed, _, kept = done.out.decode(errors="replace").partition("\0")
+        tags = {int(pid): tag for pid, tag in (line.split(" ", 1) for line in kept.splitlines())}
         found = []
-        for line in done.out.decode(errors="replace").splitlines():
-            pid, parent, user, command = line.split(None, 3)
-            found.append(ProcessInfo(pid=int(pid), parent=int(parent), user=user, command=command))
+        for line in listed.splitlines():
+            number, parent, user, command = line.split(None, 3)
+            pid = int(number)
+            found.append(ProcessInfo(pid=pid, parent=int(parent), user=user, command=command, tag=tags.get(pid)))
         return found
 
     async def kill(self, pid: int, number: int = 9) -> None:
+        if pid <= 0:
+            raise InvalidArgument(f"{pid} is no number of a process")
         await self.place.signal(pid, number)

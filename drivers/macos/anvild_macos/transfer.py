@@ -24,18 +24,12 @@ LINE_LIMIT = 64
 class ChildStream(trio.abc.ReceiveStream):
     """The output of a program on a Mac. Its end is checked: a program that failed raises what it complained of."""
 
-    def __init__(self, child: Child, what: str, first: bytes = b"") -> None:
+    def __init__(self, child: Child, what: str) -> None:
         self._child = child
         self._what = what
-        self._first = first
         self._checked = False
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        if self._first:
-            await trio.lowlevel.checkpoint()
-            size = len(self._first) if max_bytes is None else max_bytes
-            data, self._first = self._first[:size], self._first[size:]
-            return data
         data = await self._child.stdout.receive_some(max_bytes)
         if not data and not self._checked:
             self._checked = True
@@ -60,16 +54,11 @@ async def open_file(place: Place, path: str, what: str) -> trio.abc.ReceiveStrea
     """Open a file on a Mac. Raises NotFound, PermissionDenied, InvalidArgument for a directory, DeviceLost."""
     child = await place.start(script(READ, path))
     try:
-        said = b""
-        while b"\n" not in said:
-            chunk = await child.stdout.receive_some()
-            if not chunk:
-                await check(child, what)
-                break
-            said += chunk
-        word, _, first = said.partition(b"\n")
+        word = await child.first_line()
+        if not word:
+            await check(child, what)
         _check_word(word, path, what)
-        return ChildStream(child, what, first)
+        return ChildStream(child, what)
     except BaseException:
         await child.aclose()
         raise

@@ -130,10 +130,68 @@ async def test_what_cannot_be_started(mac: MacSession) -> None:
         await mac.start(Command(argv=("no-such-program",)))
     with pytest.raises(PermissionDenied, match="reached as"):
         await mac.start(Command(argv=("true",), user="somebody"))
-    with pytest.raises(InvalidArgument, match="without a tag"):
-        await mac.start(Command(argv=("true",), tag="kept"))
-    with pytest.raises(NotFound, match="tag"):
-        await mac.attach("kept")
+    for tag in ("kept", "../x"):
+        with pytest.raises(NotFound, match="tag"):
+            await mac.attach(tag)
+
+
+async def test_a_program_with_a_tag(lab: Any, gone: Any) -> None:
+    text = "echo one; echo oops >&2; read line; echo two $line; exit 5"
+    async with lab.open("mini") as mac:
+        async with await mac.start(shell(text, tag="kept", stdin=True)) as process:
+            assert await read_until(process, b"one\n", b"oops\n")
+        with pytest.raises(AlreadyExists):
+            await mac.start(shell("true", tag="kept"))
+    async with lab.open("mini") as mac:
+        (found,) = [each for each in await mac.processes() if each.tag]
+        assert (found.tag, found.pid) == ("kept", process.pid)
+        async with await mac.attach("kept", replay=True) as process:
+            assert await read_until(process, b"one\n", b"oops\n")
+            await process.send(b"more\n")
+        async with await mac.attach("kept") as process:
+            assert await read_until(process, b"two more\n", b"")
+            assert await process.wait() == Exit(code=5)
+        with pytest.raises(NotFound):
+            await mac.attach("kept")
+        for wrong, error in (
+            (Command(argv=("no-such-program",), tag="b"), NotFound),
+            (Command(argv=("true",), cwd="/no/such", tag="b"), NotFound),
+            (Command(argv=("/etc/passwd",), tag="b"), PermissionDenied),
+            (Command(argv=("true",), tag="b", terminal=TerminalSize()), InvalidArgument),
+        ):
+            with pytest.raises(error):
+                await mac.start(wrong)
+        process = await mac.start(Command(argv=("sleep", "85"), tag="b"))
+        await process.aclose()
+    await lab.driver.clean(lab.device("mini"))
+    assert await trio.to_thread.run_sync(gone, process.pid)
+    assert not there(mac.folder)
+
+
+async def read_until(process: Any, out: bytes, err: bytes) -> bool:
+    """Read until the two outputs are what is wanted."""
+    found = {Stream.STDOUT: b"", Stream.STDERR: b""}
+    async for chunk in process:
+        found[chunk.stream] += chunk.data
+        if found == {Stream.STDOUT: out, Stream.STDERR: err}:
+            return True
+    return False
+
+
+async def test_a_program_with_a_tag_outlives_the_connection(lab: Any, sshd: Any) -> None:
+    async with lab.open("mini") as mac:
+        process = await mac.start(shell("sleep 0.3; seq 1 2000000 | tail -c 5000000; exit 3", tag="long"))
+        sshd.cut()
+        with pytest.raises(DeviceLost):
+            await process.wait()
+        await process.aclose()
+    await lab.until(lambda seen: seen[-1].device.status == "offline")
+    await lab.until(lambda seen: seen[-1].device.status == "ready")
+    async with lab.open("mini") as mac, await mac.attach("long", replay=True) as process:
+        output = b"".join([chunk.data async for chunk in process])
+        assert await process.wait() == Exit(code=3)
+        assert output.endswith(b"\n1999999\n2000000\n")
+        assert 4 * 2**20 - 65536 <= len(output) <= 4 * 2**20
 
 
 async def test_processes_and_kill(mac: MacSession, gone: Any) -> None:
