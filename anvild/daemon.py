@@ -194,7 +194,7 @@ def _own_process(settings: Settings, name: str, command: Sequence[str]) -> OwnPr
         cache_dir=str(cache),
         data_path=tuple(map(str, config_path(settings))),
     )
-    memory = driver_hosting(settings, name).memory
+    memory = driver_hosting(settings, name).memory_limit
     return OwnProcess(name, command, start, memory=memory, directory=settings.config_dir)
 
 

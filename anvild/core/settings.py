@@ -89,7 +89,9 @@ class EngineSettings(Section, frozen=True):
 
     max_running: Annotated[Positive, msgspec.Meta(description="runs that execute at the same time")] = 64
     run_deadline: Annotated[Seconds, msgspec.Meta(description="seconds a run may take when it states none")] = 3600.0
-    person_lease: Annotated[Seconds, msgspec.Meta(description="seconds a person holds a device who says no other time")] = 3600.0
+    person_lease: Annotated[
+        Seconds, msgspec.Meta(description="seconds a person holds a device who says no other time")
+    ] = 3600.0
     hold_above_celsius: Annotated[float, msgspec.Meta(description="a device hotter than this gets no new work")] = 45.0
     hold_below_percent: Annotated[
         float, msgspec.Meta(ge=0, le=100, description="a device with less charge gets no new work")
@@ -121,7 +123,9 @@ class DriverHosting(Section, frozen=True):
         tuple[Word, ...],
         msgspec.Meta(description="program that is the driver, in any language; no plugin of the name is needed"),
     ] = ()
-    memory: Annotated[Memory, msgspec.Meta(description="bytes of memory that the driver's process may use")] = 2**30
+    memory_limit: Annotated[Memory, msgspec.Meta(description="bytes of memory that the driver's process may use")] = (
+        2**30
+    )
 
     @property
     def isolated(self) -> bool:

@@ -49,7 +49,7 @@ slots = 4
 
 
 def apart(name: str) -> str:
-    return f'[drivers.{name}]\nisolation = "process"\nmemory = 134217728\n'
+    return f'[drivers.{name}]\nisolation = "process"\nmemory_limit = 134217728\n'
 
 
 LAMP = """

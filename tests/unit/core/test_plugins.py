@@ -127,6 +127,25 @@ def test_the_allow_list(plugins: Plugins) -> None:
     assert info(plugins, "other")["state"] is PluginState.DISABLED
 
 
+def test_an_isolated_plugin_is_not_imported(tmp_path: Path) -> None:
+    (tmp_path / "lamp.py").write_text("raise AssertionError('this must not be run')\n")
+    (tmp_path / "good.py").write_text("ANVIL_API = '1.0'\n")
+    plugins = Plugins(allow=["good", "lamp"], drop_ins=tmp_path, isolated=["lamp", "none"])
+    assert plugins.apart() == {"lamp": str(tmp_path / "lamp.py")}
+    assert info(plugins, "lamp") == {
+        "state": PluginState.LOADED,
+        "reason": "its driver runs in a process of its own",
+        "hooks": (),
+    }
+    assert info(plugins, "good")["state"] is PluginState.LOADED
+
+
+def test_an_isolated_plugin_may_be_disabled(tmp_path: Path) -> None:
+    (tmp_path / "lamp.py").write_text("raise AssertionError('this must not be run')\n")
+    plugins = Plugins(allow=["good"], drop_ins=tmp_path, isolated=["lamp"])
+    assert (plugins.apart(), info(plugins, "lamp")["state"]) == ({}, PluginState.DISABLED)
+
+
 def test_an_observer_that_keeps_failing_is_muted(plugins: Plugins) -> None:
     heard: list[int] = []
 
