@@ -2,7 +2,7 @@
 
 One bubblewrap holds the namespaces for as long as the device is switched on. Every command enters them by nsenter, so
 that all commands see one another's processes, as on a phone. When the simulator ends, in whatever way, the first
-process reads the end of its input and ends, and the kernel ends all the others with it.
+process reads the end of its input, and ends all others and itself.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ SHELL = "/system/bin/sh"
 USER = "2000"
 FOLDERS = ("local/tmp", "media/0/Download", "app", "data", "tombstones")
 DEVICES = ("null", "zero", "full", "random", "urandom")
+HOLD = "echo up; read never; kill -9 -1"  # a world ends when nothing runs in it any more
 START_SECONDS = 10.0
 END_SECONDS = 5.0
 # What a phone has and busybox does not. A name is the program's, or with -f a part of its command line.
@@ -165,7 +166,7 @@ class Root:
         try:
             os.write(options, b"".join(os.fsencode(option) + b"\0" for option in self._options(busybox)))
             os.lseek(options, 0, os.SEEK_SET)
-            command = [bwrap, "--args", str(options), "--info-fd", str(telling), SHELL, "-c", "echo up; read never"]
+            command = [bwrap, "--args", str(options), "--info-fd", str(telling), SHELL, "-c", HOLD]
             holder = await trio.lowlevel.open_process(
                 command,
                 stdin=subprocess.PIPE,

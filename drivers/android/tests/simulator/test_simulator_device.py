@@ -275,7 +275,8 @@ async def test_a_killed_simulator_takes_its_device_with_it(tmp_path: Path) -> No
         "    device = SimulatedDevice(DeviceSpec(serial='X'), pathlib.Path(sys.argv[1]))\n"
         "    async with trio.open_nursery() as nursery:\n"
         "        await nursery.start(device.run)\n"
-        "        await device._root.start(['/system/bin/sleep', '1000'])\n"
+        "        orphan = await device._root.start(['/system/bin/sh', '-c', 'setsid sleep 1000 & sleep 1000 &'])\n"
+        "        await orphan.wait()\n"
         "        print(device._root._first, flush=True)\n"
         "trio.run(main)\n"
     )
