@@ -23,14 +23,17 @@ for turn in 1 2 3; do
     [ -r "$each" ] || continue
     pid=${{each#/proc/}}; pid=${{pid%/environ}}
     [ "$pid" != "$$" ] || continue
-    if grep -qF "{MARK}=$1" "$each" 2>/dev/null; then kill -9 "$pid" 2>/dev/null && left=1; fi
+    tr '\\0' '\\n' <"$each" 2>/dev/null | grep -qxF "{MARK}=$1" || continue
+    kill -9 "$pid" 2>/dev/null && left=1
   done
   [ -n "$left" ] || exit 0
 done
 """
 NOTED = f"""
 for each in {APPS}/*; do [ ! -e "$each" ] || echo "installed ${{each##*/}}"; done
-[ ! -e {BEFORE} ] || {{ cat {BEFORE}; echo present; {INSTALLED}; }}
+[ -e {BEFORE} ] || exit 0
+sed 's/^package:/before package:/' {BEFORE}
+{INSTALLED} | sed 's/^package:/now package:/'
 """
 REMOVE = f"rm -rf {FOLDER} && [ ! -e {FOLDER} ]"
 
@@ -54,11 +57,12 @@ async def clean(link: Link) -> None:
 def _left(noted: str) -> list[str]:
     """The apps that runs have left, by what the device has noted: their names, and, for an installation that was cut
     short, what was there before it and what is there now."""
-    before, interrupted, now = noted.partition("\npresent")
-    names = {line.removeprefix("installed ") for line in before.splitlines() if line.startswith("installed ")}
-    if interrupted:
-        names |= parse_paths(now).keys() - parse_paths(before).keys()
-    return sorted(names)
+    told: dict[str, list[str]] = {"installed": [], "before": [], "now": []}
+    for line in noted.splitlines():
+        word, _, rest = line.partition(" ")
+        told.get(word, []).append(rest)
+    before, now = (parse_paths("\n".join(told[word])) for word in ("before", "now"))
+    return sorted({*told["installed"], *(now.keys() - before.keys())})
 
 
 async def _take_back_ports(link: Link) -> None:

@@ -40,7 +40,7 @@ DEVICES = """\
 4A0123456789           device usb:1-1 product:oriole model:Pixel_6 device:oriole transport_id:1
 emulator-5554          offline transport_id:2
 10.0.0.7:5555          unauthorized transport_id:3
-R58M12 no permissions (user in plugdev group; is udev right?); see [http://example.com/device.html] usb:2-1.4 transport_id:4
+R58M12 no permissions (user in plugdev group; why?); see [http://example.com/device.html] usb:2-1.4 transport_id:4
 (no serial number)     unauthorized usb:1-3 transport_id:9
 adb-4A0-xyz._adb-tls-connect._tcp device product:a model:B device:c transport_id:11
 something that nobody understands

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import secrets
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Mapping, Sequence
 
 import trio
 
@@ -28,7 +28,7 @@ INSTALLED = "pm list packages -3 -f"
 MISSING = 44
 NOTE = f"""
 mkdir -p {APPS} || exit 1
-[ -s {BEFORE} ] || {{ {INSTALLED} >{BEFORE}.new && mv {BEFORE}.new {BEFORE}; }} || exit 1
+[ -e {BEFORE} ] || {{ {INSTALLED} >{BEFORE}.new && mv {BEFORE}.new {BEFORE}; }} || exit 1
 cat {BEFORE}
 """
 CONFIRM = f'for each in "$@"; do : >{APPS}/"$each" || exit 1; done; rm -f {BEFORE}'
@@ -58,10 +58,11 @@ class AndroidApps(AndroidBase, Apps):
             await stack.enter_async_context(self._installing)
             before = parse_paths(await self.link.succeed("apps cannot be listed", NOTE))
             options = ["-t", *self._replacing(replace)]
+            content = await stack.enter_async_context(contextlib.aclosing(_sized(source, size)))
             if "cmd" in self.link.features:
-                said = await self._stream(_sized(source, size), size, options)
+                said = await self._stream(content, size, options)
             else:
-                said = await self._push(_sized(source, size), options)
+                said = await self._push(content, options)
             error = install_error(said)
             after = parse_paths(await self.link.succeed("apps cannot be listed", INSTALLED))
             await self.link.succeed("an app cannot be noted", CONFIRM, *sorted(after.keys() - before.keys()))
@@ -165,7 +166,7 @@ class AndroidApps(AndroidBase, Apps):
             raise Unavailable(f"the device did not clear {app}: {' '.join(said.split())}")
 
 
-async def _sized(source: AsyncIterable[bytes], size: int) -> AsyncIterator[bytes]:
+async def _sized(source: AsyncIterable[bytes], size: int) -> AsyncGenerator[bytes, None]:
     """Pass a package on. Raises InvalidArgument when it is not as long as was said."""
     total = 0
     async for chunk in source:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Sequence
 
 import trio
@@ -25,7 +24,7 @@ from ..fleet import Fleet
 from ..link import Link
 from ..scripts import MARK, check_environment
 from .base import AndroidBase
-from .process import LiveProcess, end_group, read_head
+from .process import LiveProcess, ShellProcess, end_group, read_head
 from .tagged import attach_tagged, list_tags, start_tagged
 
 __all__ = ["AndroidExec", "parse_processes"]
@@ -61,15 +60,16 @@ class AndroidExec(AndroidBase, Exec):
 
     def __init__(self, device: DeviceFact, link: Link, fleet: Fleet) -> None:
         super().__init__(device, link, fleet)
-        self._processes: weakref.WeakSet[Process] = weakref.WeakSet()
+        self._processes: set[ShellProcess] = set()
         self.closing.append(self._let_go)
 
     async def _let_go(self) -> None:
         for process in tuple(self._processes):
             await process.aclose()
 
-    def _hold(self, process: Process) -> Process:
+    def _hold(self, process: ShellProcess) -> Process:
         self._processes.add(process)
+        process.on_close = self._processes.discard
         return process
 
     async def start(self, command: Command) -> Process:

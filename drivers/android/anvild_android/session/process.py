@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import weakref
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import trio
 
@@ -98,6 +98,7 @@ class ShellProcess(Process):
         self._changed = trio.lowlevel.ParkingLot()
         self._receiving = False
         self._closed = False
+        self.on_close: Callable[[ShellProcess], None] | None = None
 
     @property
     def ended(self) -> bool:
@@ -152,6 +153,8 @@ class ShellProcess(Process):
         with trio.move_on_after(KILL_SECONDS, shield=True):
             await self._shell.aclose()
             await self._let_go()
+        if self.on_close is not None:
+            self.on_close(self)
         await trio.lowlevel.checkpoint_if_cancelled()
 
     async def _let_go(self) -> None:

@@ -24,7 +24,7 @@ from anvild_android.simulator import DeviceSpec, SimulatedDevice
 
 SERIAL = "SIM0001"
 LEASE = Lease(lease_id="lease", fence=1, holder="test")
-DEADLINE = 30.0
+DEADLINE = 10.0
 
 
 def programs() -> dict[str, str | None]:

@@ -169,15 +169,13 @@ async def test_a_reader_that_stops_stops_the_device(session: AndroidSession) -> 
     assert (await session.stat(f"{ROOM}/big")).size == 30 * 2**20
 
 
-async def test_a_device_that_goes_in_the_middle(phone: Any) -> None:
+async def test_a_device_that_goes_in_the_middle(phone: Any, collect: Collect) -> None:
     async with phone.session() as session:
         await session.write(f"{ROOM}/big", chunks(*[b"x" * 2**20] * 30))
         stream = await session.read(f"{ROOM}/big")
         await phone.device.unplug()
         with pytest.raises(DeviceLost):
-            while await stream.receive_some():
-                pass
-        await stream.aclose()
+            await collect(stream)
 
         async def slow() -> AsyncIterator[bytes]:
             while True:
