@@ -90,8 +90,10 @@ def _installed(name: str, settings: Settings) -> Target:
         known = ", ".join(sorted(plugins.drivers())) or "none"
         raise Failure(ExitCode.NOT_FOUND, "not_found", f"no driver {name!r} is installed; installed are: {known}")
     plugin = _plugin_of(kind, plugins, settings)
-    source = name if plugin is None or plugin.version != "drop-in" else plugin.distribution
-    return Target(name=name, kind=kind, source=source, plugin=plugin)
+    if plugin is None:
+        return Target(name=name, kind=kind, source=f"{kind.__module__}:{kind.__qualname__}")
+    place = plugin.distribution if plugin.version == "drop-in" else plugin.name
+    return Target(name=name, kind=kind, source=f"{place}:{name}", plugin=plugin)
 
 
 def _plugin_of(kind: type[Driver], plugins: Plugins, settings: Settings) -> PluginInfo | None:

@@ -79,6 +79,10 @@ class Place(ABC):
         Raises InvalidArgument for settings that the driver refuses, and Unavailable when it cannot be had.
         """
 
+    def wire(self) -> AbstractAsyncContextManager[Transport] | None:
+        """Have a connection to a driver on which nothing was said yet; None where there is no wire."""
+        return None
+
 
 class InProcess(Place):
     """The driver is an object of this process."""
@@ -130,9 +134,12 @@ class ChildProcess(Place):
         """A driver in Python: its class, or what ``python -m anvild.sdk.protocol`` takes."""
         return cls((sys.executable, "-m", "anvild.sdk.protocol", _target(target)))
 
+    def wire(self) -> AbstractAsyncContextManager[Transport]:
+        return _child(self.command)
+
     @asynccontextmanager
     async def driver(self, setup: Setup) -> AsyncIterator[Driver]:
-        async with _child(self.command) as transport, connect_driver(transport, _hello(setup), on_log=_drop) as driver:
+        async with self.wire() as transport, connect_driver(transport, _hello(setup), on_log=_drop) as driver:
             yield driver
 
 
@@ -148,16 +155,23 @@ class OverWebSocket(Place):
         self._driver = driver
 
     @asynccontextmanager
-    async def driver(self, setup: Setup) -> AsyncIterator[Driver]:
+    async def wire(self) -> AsyncIterator[Transport]:
         async with loopback() as (ours, theirs), trio.open_nursery() as nursery:
             nursery.start_soon(self._serve, theirs)
-            async with connect_driver(ours, _hello(setup), on_log=_drop) as driver:
-                yield driver
-            await theirs.aclose()
+            try:
+                yield ours
+            finally:
+                await theirs.aclose()
+
+    @asynccontextmanager
+    async def driver(self, setup: Setup) -> AsyncIterator[Driver]:
+        async with self.wire() as ours, connect_driver(ours, _hello(setup), on_log=_drop) as driver:
+            yield driver
 
     async def _serve(self, transport: Transport) -> None:
         if isinstance(self._driver, type):
-            await serve_driver(self._driver, self._driver, transport)
+            with suppress(Unavailable):  # a host of another version, which is told so
+                await serve_driver(self._driver, self._driver, transport)
             return
         async with _child(self._driver) as child, trio.open_nursery() as nursery:
             nursery.start_soon(_pass_on, child, transport)

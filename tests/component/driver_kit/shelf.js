@@ -217,6 +217,13 @@ function fact(shelf) {
   };
 }
 
+// The parameters of a request have the types that the verb needs, or it is refused.
+function check(params, types) {
+  for (const [name, type] of Object.entries(types)) {
+    if (typeof params[name] !== type) throw new DriverError('invalid_argument', `${name} must be of type ${type}`);
+  }
+}
+
 function known(identity) {
   const shelf = shelves.get(identity);
   if (!shelf) throw new DriverError('not_found', `there is no shelf ${identity}`);
@@ -363,9 +370,14 @@ const VERBS = {
     }
   },
 
-  async 'driver.clean'({ device }) { await empty(known(device.identity)); },
+  async 'driver.clean'(params) {
+    check(params, { device: 'object' });
+    await empty(known(params.device.identity));
+  },
 
-  async 'driver.recover'({ handle }) {
+  async 'driver.recover'(params) {
+    check(params, { handle: 'string' });
+    const { handle } = params;
     const shelf = shelves.get(handle);
     if (!shelf) return { result: { state: 'lost', reason: 'the handle is not one of this driver' } };
     return { result: { state: 'running', reason: 'the shelf is there', device: fact(shelf) } };
@@ -375,9 +387,10 @@ const VERBS = {
 
   async 'rehearsal.plug'({ identity }) { plug(identity, true); },
 
-  async 'session.open'({ device }) {
-    const shelf = shelves.get(device.identity);
-    if (!shelf?.plugged) throw new DriverError('device_lost', `the shelf ${device.identity} is not there`);
+  async 'session.open'(params) {
+    check(params, { device: 'object', lease: 'object' });
+    const shelf = shelves.get(params.device.identity);
+    if (!shelf?.plugged) throw new DriverError('device_lost', `the shelf ${params.device.identity} is not there`);
     const number = nextSession++;
     sessions.set(number, { shelf, work: new Work() });
     return { result: { session: number, device: fact(shelf), capabilities: ['files'] } };

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 # Each module writes its rules into the book, in the order of this list.
-from . import describing, watching, opening, executing, filing, making, holding, phones, leaving  # isort: skip
+from . import describing, watching, opening, executing, filing, making, holding, phones, wiring, leaving  # isort: skip
 from .book import BOOK
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "opening",
     "phones",
     "watching",
+    "wiring",
 ]
 
 RULES = tuple(sorted(BOOK.rules, key=lambda rule: not rule.alone))

@@ -17,7 +17,16 @@ from anvild.cli.driver_new import write_driver
 def lamp(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModuleType]:
     """The module of a driver ``lamp``, as it is written."""
     path = write_driver("lamp", tmp_path_factory.mktemp("lamp"), single_file=True)
-    name = "anvild_driver_lamp_for_tests"
+    yield from _module("anvild_driver_lamp_for_tests", path)
+
+
+@pytest.fixture(scope="session")
+def pocket() -> Iterator[ModuleType]:
+    """The module of a driver of devices that people carry, which stands beside the tests."""
+    yield from _module("anvild_driver_pocket_for_tests", Path(__file__).with_name("pocket.py"))
+
+
+def _module(name: str, path: Path) -> Iterator[ModuleType]:
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None
@@ -26,10 +35,3 @@ def lamp(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModuleType]:
     spec.loader.exec_module(module)
     yield module
     del sys.modules[name]
-
-
-@pytest.fixture(scope="session")
-def template(lamp: ModuleType) -> Path:
-    """The file of that module."""
-    assert lamp.__file__ is not None
-    return Path(lamp.__file__)

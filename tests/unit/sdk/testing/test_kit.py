@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -26,7 +28,18 @@ from anvild.sdk import (
     Sighting,
     Unavailable,
 )
-from anvild.sdk.testing import RULES, InProcess, Level, Profile, Report, Result, Rule, Verdict, examine
+from anvild.sdk.testing import (
+    RULES,
+    ChildProcess,
+    InProcess,
+    Level,
+    Profile,
+    Report,
+    Result,
+    Rule,
+    Verdict,
+    examine,
+)
 
 QUICK = Profile(appear_seconds=0.2, change_seconds=0.2)
 
@@ -481,3 +494,38 @@ async def test_what_the_settings_of_the_profile_say_reaches_the_driver(lamp: Mod
     assert found["describe.types"].verdict is Verdict.PASSED
     found = await tried(lamp.LampDriver, "describe.types", settings={"colour": "red"})
     assert "colour" in (found["describe.types"].reason or "")
+
+
+MUTE = """
+import json, struct, sys
+for word in ("hello", "world"):
+    head = sys.stdin.buffer.read(5)
+    if not head:
+        break
+    request = json.loads(sys.stdin.buffer.read(struct.unpack(">I", head[:4])[0]))
+    if "id" in request:
+        answer = json.dumps({"jsonrpc": "2.0", "id": request["id"], "result": {}}).encode()
+        sys.stdout.buffer.write(struct.pack(">IB", len(answer), 0) + answer)
+        sys.stdout.flush()
+"""
+
+
+@pytest.mark.parametrize(
+    ("rule", "told"),
+    [
+        ("wire.handshake", "initialize was refused"),
+        ("wire.newer-major", "another major version was answered"),
+        ("wire.unknown", "an unknown method was answered with {}"),
+        ("wire.wrong-parameters", "session.open with {} was answered with {}"),
+    ],
+)
+async def test_a_program_that_answers_anything_breaks_the_rules_of_the_wire(rule: str, told: str) -> None:
+    chosen = [each for each in RULES if each.name == rule]
+    report = await examine(ChildProcess((sys.executable, "-c", MUTE)), rules=chosen)
+    assert [each.verdict for each in report.results] == [Verdict.FAILED]
+    assert told in (report.results[0].reason or "")
+
+
+async def test_a_program_that_is_not_there_is_told(tmp_path: Path) -> None:
+    report = await examine(ChildProcess((str(tmp_path / "none"),)), rules=RULES[:1])
+    assert "cannot be started" in (report.results[0].reason or "")
