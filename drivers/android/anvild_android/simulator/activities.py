@@ -221,7 +221,7 @@ class Activities:
         name = target.manifest.package
 
         def tell(text: str) -> None:
-            if not closed(send):
+            if not _closed(send):
                 send.send_nowait(text)
 
         with send:
@@ -261,6 +261,6 @@ async def _cancel_after(process: trio.Process, scope: trio.CancelScope) -> None:
     scope.cancel()
 
 
-def closed(channel: trio.MemorySendChannel[str]) -> bool:
+def _closed(channel: trio.MemorySendChannel[str]) -> bool:
     """Whether nobody listens at the other end."""
     return channel.statistics().open_receive_channels == 0

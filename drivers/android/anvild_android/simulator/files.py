@@ -12,7 +12,7 @@ import stat
 import struct
 from collections.abc import Iterator
 
-__all__ = ["Files"]
+__all__ = ["Files", "write_whole"]
 
 OPENAT2 = 437  # the same number on all architectures
 RESOLVE_NO_MAGIC_LINKS = 0x02
@@ -133,3 +133,10 @@ class Files:
         except OSError:
             self.remove(path)
             raise
+
+
+def write_whole(descriptor: int, content: bytes) -> None:
+    """Write all of a content. Blocks. Raises OSError."""
+    view = memoryview(content)
+    while view:
+        view = view[os.write(descriptor, view) :]

@@ -12,7 +12,7 @@ import trio
 
 from .apk import Manifest, Refused
 from .calls import Call, Handler
-from .files import Files
+from .files import Files, write_whole
 from .log import Log
 from .packages import APPS, Packages
 from .spec import DeviceSpec
@@ -128,7 +128,7 @@ class Installer:
                 waiting += chunk
                 if len(waiting) >= CHUNK or not size:
                     content, waiting = bytes(waiting), bytearray()
-                    await self._fitting(lambda content=content: _write(descriptor, content))  # type: ignore[misc]
+                    await self._fitting(lambda content=content: write_whole(descriptor, content))  # type: ignore[misc]
         finally:
             os.close(descriptor)
         session.parts.append(posixpath.basename(name))
@@ -212,9 +212,3 @@ class Installer:
         await self._drop(session)
         await call.say("Success")
         return 0
-
-
-def _write(descriptor: int, content: bytes) -> None:
-    view = memoryview(content)
-    while view:
-        view = view[os.write(descriptor, view) :]

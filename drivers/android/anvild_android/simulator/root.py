@@ -94,18 +94,17 @@ class Root:
             raise Unavailable(f"a simulated Android device needs Linux, and this is {platform.system()}")
         bwrap, busybox, nsenter = _tool("bwrap"), _tool("busybox"), _tool("nsenter")
         await trio.to_thread.run_sync(self._lay_out, busybox, tools, front)
+        holder = await self._hold(bwrap, busybox)
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
-            holder = await self._hold(bwrap, busybox)
+            target = ("-t", str(self._first), "-U", "-m", "-n", "-u", "-i", "-p", "-r", "-w")
+            self._enter = (nsenter, "--preserve-credentials", *target)
             try:
-                target = ("-t", str(self._first), "-U", "-m", "-n", "-u", "-i", "-p", "-r", "-w")
-                self._enter = (nsenter, "--preserve-credentials", *target)
                 yield self
             finally:
                 self._enter = ()
                 with trio.CancelScope(shield=True):
                     await self._end(holder)
-            nursery.cancel_scope.cancel()
 
     # making it
 

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import trio
 
-from .files import Files
+from .files import Files, write_whole
 from .packets import Reader
 from .streams import AdbStream
 
@@ -192,7 +192,7 @@ class _Sync:
         descriptor = await self._call("couldn't create file", lambda: self._create(path))
         try:
             while piece := await self._piece():
-                await self._call("write failed", functools.partial(_write, descriptor, piece))
+                await self._call("write failed", functools.partial(write_whole, descriptor, piece))
             await self._call("settle failed", lambda: self._settle(descriptor, mode))
         except BaseException:
             with trio.CancelScope(shield=True):
@@ -217,12 +217,6 @@ class _Sync:
         owner = mode & 0o700
         os.fchmod(descriptor, mode & 0o777 | owner >> 3 | owner >> 6)
         os.utime(descriptor, (self._modified, self._modified))
-
-
-def _write(descriptor: int, content: bytes) -> None:
-    view = memoryview(content)
-    while view:
-        view = view[os.write(descriptor, view) :]
 
 
 def _version_1(found: os.stat_result | None) -> bytes:
