@@ -30,6 +30,7 @@ from anvild.sdk import (
 )
 from anvild.sdk.protocol import Initialize, connect_driver, memory_transports, serve_driver
 from anvild.sdk.protocol.frames import ITEM_WINDOW, WINDOW
+from anvild.sdk.protocol.methods import Scope, methods_of
 
 
 @asynccontextmanager
@@ -259,7 +260,7 @@ async def test_sessions_end_with_the_connection(toy: ModuleType, lease: Lease) -
             await driver.wait_closed()
             await manager.__aexit__(None, None, None)
     assert made[0].open_sessions == 0
-    assert made[0].events == ["start", "stream closed", "stop"]
+    assert made[0].events == ["start", "stream closed", "process closed", "session closed", "stop"]
     assert not made[0].context.state_dir.exists()  # it was a temporary one
 
 
@@ -480,6 +481,16 @@ async def test_a_host_that_breaks_the_rules(wire_to_toy: Any) -> None:
         seen = await wire.expect("progress")
         assert seen["params"]["value"]["device"]["identity"] == "toy-0"
         assert (await refused(27, "driver.describe"))[1] == "the request id 27 is in use"
+
+
+def test_an_implementation_may_be_older_than_its_contract() -> None:
+    method = methods_of(Files, Scope.SESSION)["write"]
+    values = {"path": "/x", "source": 1, "mode": 0o644, "user": None}
+    assert method.arguments(values) == (["/x", 1], {})
+    assert method.arguments(values | {"user": "root"}) == (["/x", 1], {"user": "root"})
+    method = methods_of(Exec, Scope.SESSION)["kill"]
+    assert method.arguments({"pid": 3, "number": 9}) == ([3], {})
+    assert method.arguments({"pid": 3, "number": 15}) == ([3, 15], {})
 
 
 async def test_versions(toy: ModuleType, wire_to_toy: Any) -> None:

@@ -158,6 +158,8 @@ class ToyDriver(Driver, Provision, ImageBuild, Mend):
             async with trio.open_nursery() as nursery:
                 yield ToySession(device, lease, self, nursery)
                 nursery.cancel_scope.cancel()
+            await trio.lowlevel.checkpoint()
+            self.events.append("session closed")
         except* DeviceLost as group:
             raise group.exceptions[0] from None
         finally:
@@ -211,7 +213,7 @@ class ToySession(Session, Exec, Files, Measure, Ports, CrashReports, Blink):
         await trio.lowlevel.checkpoint()
         match command.argv[0]:
             case "echo" | "cat" | "sleep" | "flood" | "drain" | "crash":
-                return ToyProcess(command)
+                return ToyProcess(command, self.driver)
         raise NotFound(f"there is no program {command.argv[0]!r}", program=command.argv[0])
 
     async def attach(self, tag: str, *, replay: bool = False) -> Process:
@@ -325,7 +327,8 @@ class ToyProcess(Process):
     """``echo`` says its arguments, ``cat`` what it is sent, ``flood`` and ``drain`` so many bytes, ``sleep``
     nothing. The end of ``drain`` comes when all has been taken."""
 
-    def __init__(self, command: Command) -> None:
+    def __init__(self, command: Command, driver: ToyDriver) -> None:
+        self._driver = driver
         self.pid = 42
         self.tag = command.tag
         self._command = command
@@ -381,6 +384,7 @@ class ToyProcess(Process):
         self._exit = Exit(code=size.columns)
 
     async def aclose(self) -> None:
+        self._driver.events.append("process closed")
         self._input_send.close()
         self._ended.set()
         await trio.lowlevel.checkpoint()
