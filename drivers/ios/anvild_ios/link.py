@@ -85,7 +85,7 @@ class Link:
         if plugging.gone.is_set():
             raise self._lost()
         try:
-            with plugging.scope():
+            with plugging.scope() as scope:
                 yield
         except AfcError as error:
             raise afc_error(error) from error
@@ -93,7 +93,7 @@ class Link:
             raise Unavailable(f"{self.name}: {advice(error.code)}", code=error.code) from error
         except WireBroken as error:
             raise await self._why(error) from error
-        if plugging.gone.is_set():
+        if scope.cancelled_caught:
             raise self._lost()
 
     async def _why(self, error: WireBroken) -> AnvilError:

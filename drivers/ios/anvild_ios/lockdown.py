@@ -158,5 +158,12 @@ async def open_lockdown(mux: Usbmux, number: int, pair: PairRecord | None = None
 
 async def open_service(mux: Usbmux, number: int, pair: PairRecord, name: str) -> Wire:
     """Start a service and return a connection to it, which the caller closes. Raises WireBroken."""
-    async with open_lockdown(mux, number, pair) as lockdown:
-        return await lockdown.service(name)
+    wire: Wire | None = None
+    try:
+        async with open_lockdown(mux, number, pair) as lockdown:
+            wire = await lockdown.service(name)
+    except BaseException:  # the end of the session with lockdownd can be cancelled too
+        if wire is not None:
+            await wire.aclose()
+        raise
+    return wire

@@ -1,4 +1,4 @@
-"""Pictures of the screen."""
+"""Pictures of the screen, and a slow film of it: the cable offers no video, so it is made of pictures."""
 
 from __future__ import annotations
 
@@ -8,17 +8,23 @@ from pathlib import Path
 
 import trio
 
-from anvild.sdk import Attachment, CapabilityMissing, Screen, Unavailable
+from anvild.sdk import AnvilError, Attachment, Screen, Unavailable, WrongState
 
+from .animation import SIGNATURE, Animation, PictureDamaged
+from .background import Background
+from .crashes import LOCAL
 from .helper import Helper
 from .instruments import open_instruments
 from .link import Link
 
-__all__ = ["LinkedScreen"]
+__all__ = ["LinkedScreen", "Recording"]
 
-PNG = b"\x89PNG\r\n\x1a\n"
 PIECE = 65536
-NO_VIDEO = "this platform records no video over the cable; take pictures instead"
+FRAME_SECONDS = 1.0
+PART_PICTURES = 60
+PART_BYTES = 64 * 2**20
+MAX_PARTS = 32
+"""What a recording may take on the host: at the last part it goes on by dropping the oldest."""
 
 
 class LinkedScreen(Screen):
@@ -26,20 +32,48 @@ class LinkedScreen(Screen):
 
     link: Link
     helper: Helper
+    background: Background
     udid: str
     native: bool
     folder: Path
+    left: dict[str, Path]
+    recording: Recording | None
 
     async def screenshot(self) -> trio.abc.ReceiveStream:
+        return Picture(await self._picture())
+
+    async def start_recording(self) -> None:
+        if self.recording is not None:
+            raise WrongState("this session records the screen already")
+        self.recording = recording = Recording(self)
+        try:
+            await self.background.start(recording.run)
+        except BaseException:
+            self.recording = None
+            raise
+
+    async def stop_recording(self) -> Sequence[Attachment]:
+        recording, self.recording = self.recording, None
+        if recording is None:
+            raise WrongState("this session does not record the screen")
+        found: list[Attachment] = []
+        for number, part in enumerate(await recording.stop(), 1):
+            reference = f"{LOCAL}{secrets.token_hex(8)}"
+            self.left[reference] = part.path
+            name = f"screen-{number:02d}.png"
+            found.append(Attachment(reference=reference, name=name, media_type="image/apng", size=part.size))
+        return found
+
+    async def _picture(self) -> bytes:
         async with self.link.verb():
             if self.native:
                 async with open_instruments(self.link) as instruments:
                     data = await instruments.screenshot()
             else:
                 data = await self._by_tool()
-        if not data.startswith(PNG):
+        if not data.startswith(SIGNATURE):
             raise Unavailable(f"{self.link.name} sent a picture that is no PNG")
-        return Picture(data)
+        return data
 
     async def _by_tool(self) -> bytes:
         tool = self.helper.require("takes pictures")
@@ -53,11 +87,61 @@ class LinkedScreen(Screen):
             with trio.CancelScope(shield=True):
                 await trio.to_thread.run_sync(lambda: target.unlink(missing_ok=True))
 
-    async def start_recording(self) -> None:
-        raise CapabilityMissing(NO_VIDEO)
 
-    async def stop_recording(self) -> Sequence[Attachment]:
-        raise CapabilityMissing(NO_VIDEO)
+class Recording:
+    """A picture a second, in parts. It has begun when the first picture is there."""
+
+    def __init__(self, screen: LinkedScreen) -> None:
+        self._screen = screen
+        self._parts: list[Animation] = []
+        self._scope = trio.CancelScope()
+        self._ended = trio.Event()
+
+    async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
+        """Take pictures until :meth:`stop`, or until the device takes none any more."""
+        begun = False
+        try:
+            with self._scope:
+                while True:
+                    taken = trio.current_time()
+                    picture = await self._screen._picture()
+                    await trio.to_thread.run_sync(self._add, picture)
+                    if not begun:
+                        task_status.started()
+                        begun = True
+                    await trio.sleep_until(taken + FRAME_SECONDS)
+        except (AnvilError, PictureDamaged, OSError) as error:
+            if begun:
+                return  # what was recorded up to here is what there is
+            if isinstance(error, AnvilError):
+                raise
+            raise Unavailable(f"no picture can be kept: {error}") from error
+        finally:
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(self._close)
+            self._ended.set()
+
+    async def stop(self) -> list[Animation]:
+        """End the recording and return its parts in order."""
+        self._scope.cancel()
+        await self._ended.wait()
+        return self._parts
+
+    def _add(self, picture: bytes) -> None:
+        if self._parts:
+            part = self._parts[-1]
+            if part.pictures < PART_PICTURES and part.size < PART_BYTES and part.add(picture, FRAME_SECONDS):
+                return
+            part.close()
+        if len(self._parts) == MAX_PARTS:
+            self._parts.pop(0).path.unlink()
+        part = Animation(self._screen.folder / f"film-{secrets.token_hex(4)}.png")
+        self._parts.append(part)
+        part.add(picture, FRAME_SECONDS)
+
+    def _close(self) -> None:
+        for part in self._parts:
+            part.close()
 
 
 class Picture(trio.abc.ReceiveStream):

@@ -23,7 +23,7 @@ from .link import Link
 from .logs import LinkedLogs, LogKeeper
 from .power import LinkedPower
 from .roster import Roster
-from .screen import LinkedScreen
+from .screen import LinkedScreen, Recording
 from .testing import LinkedTests
 
 __all__ = ["AppSession", "IosSession", "TestingSession", "open_session"]
@@ -31,6 +31,8 @@ __all__ = ["AppSession", "IosSession", "TestingSession", "open_session"]
 
 class IosSession(LinkedFiles, LinkedLogs, LinkedCrashReports, LinkedPower, Session):
     """What the driver does itself, over the cable, on every device."""
+
+    background: Background
 
     def __init__(
         self, device: DeviceFact, link: Link, *, ledger: Ledger, helper: Helper, roster: Roster, folder: Path
@@ -45,6 +47,7 @@ class IosSession(LinkedFiles, LinkedLogs, LinkedCrashReports, LinkedPower, Sessi
         self.cache = folder
         self.native = not needs_tunnel(device.firmware_version)
         self.left: dict[str, Path] = {}
+        self.recording: Recording | None = None
 
 
 class AppSession(LinkedApps, LinkedScreen, IosSession):
@@ -71,6 +74,7 @@ async def open_session(
         await background.open()
         session = _kind(device)(device, link, ledger=ledger, helper=helper, roster=roster, folder=folder)
         session.keeper = keeper
+        session.background = background
         yield session
     finally:
         await keeper.aclose()
@@ -86,7 +90,7 @@ def _kind(device: DeviceFact) -> type[IosSession]:
 
 
 def _unexpected(error: Exception) -> None:
-    """The only task is the log's, which handles the errors of the interface itself: any other is a defect."""
+    """The tasks handle the errors of the interface themselves: any other is a defect."""
     raise error
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -13,13 +14,13 @@ import trio.testing
 
 from anvild.sdk import (
     AlreadyExists,
-    CapabilityMissing,
     DeviceLost,
     EntryType,
     InvalidArgument,
     NotFound,
     PermissionDenied,
     ResourceExhausted,
+    WrongState,
 )
 
 Bench = Any
@@ -249,8 +250,39 @@ class TestApps:
     async def test_a_picture_is_taken_over_the_cable(self, bench: Bench) -> None:
         async with bench.session() as session:
             assert (await whole(await session.screenshot())).startswith(b"\x89PNG")
-            with pytest.raises(CapabilityMissing, match="video"):
+
+    async def test_a_film_is_made_of_pictures(self, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("anvild_ios.screen.FRAME_SECONDS", 0.01)
+        monkeypatch.setattr("anvild_ios.screen.PART_PICTURES", 2)
+        pictures = pytest.importorskip(
+            "PIL.Image", reason="a foreign reader of films is not installed: pip install pillow"
+        )
+        async with bench.session() as session:
+            with pytest.raises(WrongState):
+                await session.stop_recording()
+            await session.start_recording()
+            with pytest.raises(WrongState):
                 await session.start_recording()
+            while len(session.recording._parts) < 3:
+                await session.screenshot()
+            parts = await session.stop_recording()
+            assert [each.name for each in parts][:2] == ["screen-01.png", "screen-02.png"]
+            film = await whole(await session.fetch(parts[0].reference))
+            assert len(film) == parts[0].size
+            with pictures.open(io.BytesIO(film)) as image:
+                assert (image.is_animated, image.n_frames) == (True, 2)
+                image.seek(1)
+                assert image.convert("RGB").getpixel((45, 100)) == (0x20, 0x40, 0x80)
+        assert not list(bench.driver.context.cache_dir.iterdir())
+
+    async def test_a_film_ends_with_its_device(self, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("anvild_ios.screen.FRAME_SECONDS", 0.01)
+        async with bench.session() as session:
+            await session.start_recording()
+            bench.simulator.unplug(bench.udid)
+            with trio.fail_after(5):
+                await session.recording._ended.wait()
+            assert len(await session.stop_recording()) == 1
 
     async def test_clearing_removes_its_data(self, bench: Bench) -> None:
         container = bench.device.apps["com.example.notes"].container

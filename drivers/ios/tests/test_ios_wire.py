@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import struct
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -14,6 +15,8 @@ from hypothesis import strategies as st
 
 from anvild_ios.usbmux import MuxAddress
 from anvild_ios.wire.afc import AfcOperation, encode_packet, join_texts, receive_packet, texts
+from anvild_ios.wire.archive import archive, unarchive
+from anvild_ios.wire.dtx import DtxKind, DtxMessage, Int32, encode_dtx, receive_dtx
 from anvild_ios.wire.plists import decode_plist, encode_message, encode_mux, receive_message, receive_mux
 from anvild_ios.wire.streams import Wire, WireBroken, WireClosed, WireGarbled
 
@@ -86,7 +89,44 @@ def test_afc_packets_come_back(values: list[tuple[bytes, bytes]], cuts: list[int
     assert [(each.head, each.payload) for each in received(data, cuts, receive_packet)] == values
 
 
-@given(st.binary(max_size=300), CUTS, st.sampled_from([receive_message, receive_mux, receive_packet]))
+ARCHIVED = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | KEYS | st.binary(max_size=100),
+    lambda below: st.lists(below, max_size=4) | st.dictionaries(KEYS, below, max_size=4),
+    max_leaves=10,
+)
+
+
+@given(ARCHIVED)
+def test_archives_come_back(value: Any) -> None:
+    assert unarchive(archive(value)) == value
+
+
+@given(
+    st.integers(0, 2**32 - 1), KEYS, st.lists(ARCHIVED | st.integers(-(2**31), 2**31 - 1).map(Int32), max_size=3), CUTS
+)
+def test_dtx_messages_come_back(identifier: int, method: str, arguments: list[Any], cuts: list[int]) -> None:
+    message = DtxMessage(identifier, 1, -3, DtxKind.CALL, method, tuple(arguments), wanted=True)
+    assert received(encode_dtx(message) * 2, cuts, receive_dtx) == [message, message]
+
+
+async def test_dtx_messages_come_in_pieces() -> None:
+    whole = encode_dtx(DtxMessage(7, 0, 1, DtxKind.ANSWER, "value"))
+    payload = whole[32:]
+    parts = (b"", payload[:10], payload[10:])
+    data = b"".join(
+        struct.pack("<IIHHIIIiI", 0x1F3D5B79, 32, number, 3, len(part) or len(payload), 7, 0, 1, 0) + part
+        for number, part in enumerate(parts)
+    )
+    assert (await receive_dtx(Wire(Pieces(data, [7])))).value == "value"
+
+
+@given(st.binary(max_size=200))
+def test_no_archive_is_refused(data: bytes) -> None:
+    with pytest.raises(WireGarbled):
+        unarchive(data)
+
+
+@given(st.binary(max_size=300), CUTS, st.sampled_from([receive_message, receive_mux, receive_packet, receive_dtx]))
 def test_garbage_is_an_error_of_the_wire(data: bytes, cuts: list[int], read: Callable[[Wire], Awaitable[Any]]) -> None:
     async def main() -> None:
         wire = Wire(Pieces(data, cuts))
