@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import AsyncIterator, Sequence
 from typing import Annotated, Any
@@ -61,7 +62,7 @@ async def run(
     anvil driver run NAME exec.start cwd=/tmp -- ls -l
     """
     settings = settings_of(config, data_dir)
-    words = command.split() if command else [driver]
+    words = shlex.split(command) if command else [driver]
     target = await trio.to_thread.run_sync(find_target, words, settings)
     shipped = await trio.to_thread.run_sync(profile_for, target, None)
     profile = msgspec.structs.replace(

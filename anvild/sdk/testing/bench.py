@@ -15,6 +15,7 @@ from ..driver import Driver, Session
 from ..errors import NotFound
 from ..values import Command, Completed, Description, DeviceFact, DeviceRequest, DeviceStatus, Lease, Sighting
 from ..verbs import Capability
+from .leaks import children
 from .places import Place, Setup
 from .profile import Profile
 from .rules import Broken, NotApplicable, require
@@ -137,6 +138,8 @@ class Bench:
         self._absent = False
         self._numbers = 0
         self.cleared = False
+        self.strangers = frozenset(children())
+        """Processes below this one that were there before the driver."""
 
     # the driver
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -13,12 +13,10 @@ import trio
 
 from .rules import Broken
 
-__all__ = ["Holdings", "hold", "no_growth"]
+__all__ = ["Holdings", "children", "hold", "no_growth"]
 
 SETTLE_SECONDS = 10.0
 PAUSE_SECONDS = 0.05
-
-Reap = Callable[[], None]
 
 
 class Holdings(msgspec.Struct, frozen=True):
@@ -44,23 +42,34 @@ class Holdings(msgspec.Struct, frozen=True):
         return more
 
 
-def hold() -> Holdings:
-    """Count what is held now. It reads ``/proc``: call it in the loop's thread, for it counts the loop's tasks too."""
+def children(without: Collection[int] = ()) -> list[int]:
+    """Return the processes below this one, but for some and what is below those."""
+    return _descendants(os.getpid(), without)
+
+
+def hold(strangers: Collection[int] = ()) -> Holdings:
+    """Count what is held now, by all but some processes below this one.
+
+    It reads ``/proc``: call it in the loop's thread, for it counts the loop's tasks too.
+    """
     counts = {}
-    for pid in (os.getpid(), *_descendants(os.getpid())):
+    for pid in (os.getpid(), *children(strangers)):
         with contextlib.suppress(OSError):  # it has just ended, or is another user's
             counts[pid] = _descriptors(pid)
     return Holdings(counts, _tasks())
 
 
 @asynccontextmanager
-async def no_growth(what: str) -> AsyncIterator[None]:
-    """Require that no more is held afterwards than before; a short time to settle is given. Raises Broken."""
-    before = hold()
+async def no_growth(what: str, strangers: Collection[int]) -> AsyncIterator[None]:
+    """Require that no more is held afterwards than before; a short time to settle is given. Raises Broken.
+
+    ``strangers`` are processes below this one that the driver has nothing to do with.
+    """
+    before = hold(strangers)
     yield
     grown: list[str] = []
     with trio.move_on_after(SETTLE_SECONDS):
-        while grown := before.growth(hold()):  # noqa: ASYNC110 - what a kernel frees later calls nobody
+        while grown := before.growth(hold(strangers)):  # noqa: ASYNC110 - what a kernel frees later calls nobody
             await trio.sleep(PAUSE_SECONDS)
     if grown:
         raise Broken(f"{what} left behind: {', '.join(grown)}")
@@ -71,7 +80,7 @@ def _descriptors(pid: int) -> int:
     return sum(1 for _ in folder.iterdir()) - (pid == os.getpid())  # the listing itself needs one
 
 
-def _descendants(root: int) -> list[int]:
+def _descendants(root: int, without: Collection[int]) -> list[int]:
     parents: dict[int, int] = {}
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
@@ -80,7 +89,7 @@ def _descendants(root: int) -> list[int]:
                 parents[int(folder.name)] = int(fields[1])
     found = [root]
     for pid in found:
-        found += [child for child, parent in parents.items() if parent == pid]
+        found += [child for child, parent in parents.items() if parent == pid and child not in without]
     return found[1:]
 
 

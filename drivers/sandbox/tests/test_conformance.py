@@ -10,7 +10,7 @@ import msgspec
 import pytest
 import trio
 
-from anvild.sdk import Command, Driver, NotFound
+from anvild.sdk import Command, Driver, Lease, NotFound
 from anvild.sdk.agent import AgentProcess
 from anvild.sdk.testing import RULES, ChildProcess, InProcess, Level, OverWebSocket, Place, Verdict, examine
 from anvild_sandbox.driver import SandboxDriver
@@ -92,4 +92,38 @@ async def test_a_defect_breaks_its_rule(rule: str, member: str, defect: Any) -> 
     chosen = [msgspec.structs.replace(each, seconds=1.5) for each in RULES if each.name == rule]
     with broken(**{member: defect}) as kind:
         report = await examine(InProcess(kind), rules=chosen)
+    assert [each.verdict for each in report.results] == [Verdict.FAILED], report.results
+
+
+async def not_twice(self: Any, request: Any) -> Any:
+    if request.identity in self._sandboxes:
+        await self.destroy(request.identity)
+    return await SandboxDriver.create(self, request)
+
+
+async def only_once(self: Any, identity: str) -> None:
+    if identity not in self._sandboxes:
+        raise NotFound(f"there is no sandbox {identity!r}")
+    await SandboxDriver.destroy(self, identity)
+
+
+async def without_files(self: Any, identity: str, template: str) -> Any:
+    device = self._fact(self._sandboxes[identity])
+    async with self.open(device, Lease(lease_id="lease", fence=1, holder="test")) as session:
+        await session.remove("/tmp/conformance")
+    return await SandboxDriver.snapshot(self, identity, template)
+
+
+@pytest.mark.parametrize(
+    ("rule", "verb", "defect"),
+    [
+        ("provision.create-twice", "create", not_twice),
+        ("provision.destroy-twice", "destroy", only_once),
+        ("snapshot.snapshot", "snapshot", without_files),
+    ],
+)
+async def test_a_defect_of_the_driver_breaks_its_rule(rule: str, verb: str, defect: Any) -> None:
+    kind = type("BrokenDriver", (SandboxDriver,), {verb: defect})
+    chosen = [each for each in RULES if each.name == rule]
+    report = await examine(InProcess(kind), rules=chosen, settings={"slots": 3})
     assert [each.verdict for each in report.results] == [Verdict.FAILED], report.results

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +130,8 @@ def test_a_driver_is_driven_by_hand(anvil: Any, lamp: Path, capsys: pytest.Captu
     assert told("recover", "lamp-0001")["state"] == "running"
     assert [each["path"] for each in told("files.list", "/", "depth=3")] == ["/tmp"]
     assert told("files.mkdir", "/a/b", "mode=448")["mode"] == 0o700
+    assert told("describe", "--place", "process")["version"] == "0.1.0"
+    assert told("files.stat", "/tmp", "--command", f"{sys.executable} -m anvild.sdk.protocol '{lamp}'")["name"] == "tmp"
     assert anvil("driver", "run", lamp, "clean") == ExitCode.OK
     assert anvil("driver", "run", lamp, "rehearsal.unplug", "lamp-0001") == ExitCode.OK
 

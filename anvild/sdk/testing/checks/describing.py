@@ -59,7 +59,7 @@ async def nothing_stays(bench: Bench) -> None:
                     await limited("stop", STOP_SECONDS, driver.stop)
 
     await live()  # what is loaded once and kept is no leak
-    async with no_growth(f"{LIVES} lives"):
+    async with no_growth(f"{LIVES} lives", bench.strangers):
         for _ in range(LIVES):
             await live()
 

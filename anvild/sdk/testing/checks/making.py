@@ -55,9 +55,11 @@ async def creates(bench: Bench, maker: Provision) -> None:
 
 @BOOK.of(Provision, "create-twice", Level.SILVER)
 async def creates_twice(bench: Bench, maker: Provision) -> None:
-    """A second `create` with the same identity, later or at the same time, returns the same device."""
+    """A second `create` with the same identity, later or at the same time, returns the same device with its files."""
     async with _Made(bench) as device:
+        await _mark(bench, device)
         again = await bench.make(device.identity)
+        await _check_mark(bench, again)
         require(again.identity == device.identity, f"the second call made {again.identity!r}")
         require(again.handle == device.handle, "the second call made another device of the same identity")
         await bench.destroy(device.identity)

@@ -138,7 +138,7 @@ async def hundred_times(bench: Bench) -> None:
     for _ in range(WARM_UP):  # what is loaded once and kept is no leak
         async with bench.session():
             pass
-    async with no_growth(f"{CYCLES} sessions"):
+    async with no_growth(f"{CYCLES} sessions", bench.strangers):
         for _ in range(CYCLES):
             async with bench.session():
                 pass
