@@ -22,6 +22,7 @@ __all__ = ["PLATFORM", "Fleet"]
 PLATFORM = "android"
 SHORTEST_PAUSE = 0.2
 LONGEST_PAUSE = 30.0
+PATIENCE = 1.0
 
 WAIT_BOOTED = 'while [ "$(getprop sys.boot_completed)" != 1 ]; do sleep 0.2; done'
 
@@ -319,14 +320,17 @@ class Fleet:
         """Have the server connected to an address of the network whenever it is not, until cancelled."""
         pause = SHORTEST_PAUSE
         while True:
-            listed = next((each.listed for each in self._transports.values() if each.listed.serial == address), None)
-            if listed is not None and listed.state != "offline":
+            kicked = self._kicked
+            if self._state(address) == "offline":  # as it also is for a moment while it connects
+                with trio.move_on_after(PATIENCE):
+                    while self._state(address) == "offline" and not kicked.is_set():
+                        await self.changes()
+            if self._state(address) not in (None, "offline"):
                 pause = SHORTEST_PAUSE
                 await self.changes()
                 continue
-            kicked = self._kicked
             with contextlib.suppress(Unavailable):  # the list tells whether it came
-                if listed is not None:
+                if self._state(address) is not None:
                     await self.server.detach(address)
                 await self.server.attach(address)
                 await self._look_again()
@@ -335,7 +339,12 @@ class Fleet:
                 pause = SHORTEST_PAUSE
             pause = min(2 * pause, LONGEST_PAUSE)
 
+    def _state(self, address: str) -> str | None:
+        """What the server says of an address; None where it does not know it."""
+        return next((each.listed.state for each in self._transports.values() if each.listed.serial == address), None)
+
     def kick(self) -> None:
         """Try all addresses of the network that are away, now."""
         kicked, self._kicked = self._kicked, trio.Event()
         kicked.set()
+        self._tell()
