@@ -14,7 +14,7 @@ import trio
 
 from anvild.sdk import Unavailable
 
-__all__ = ["Ended", "run_child", "running"]
+__all__ = ["Ended", "only_exception", "run_child", "running"]
 
 GRACE_SECONDS = 0.25
 KEPT_ERRORS = 64 * 1024
@@ -76,8 +76,10 @@ async def run_child(
                 nursery.start_soon(_collect, process.stderr, errors)
                 await _read_lines(process.stdout, line or _ignore)
             status = await process.wait()
-    except* Exception as group:
-        raise _first(group) from None
+    except BaseExceptionGroup as group:  # the nursery's, around what the caller's own function raised
+        if (own := only_exception(group)) is not None:
+            raise own from None
+        raise
     return Ended(status, errors.decode(errors="replace"))
 
 
@@ -138,9 +140,10 @@ def _sentence(line: str) -> str | None:
     return line.strip() or None
 
 
-def _first(group: BaseExceptionGroup[Exception]) -> Exception:
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    assert isinstance(error, Exception)
-    return error
+def only_exception(group: BaseException) -> Exception | None:
+    """Return the one exception in a group; None when there are several, or a cancellation."""
+    while isinstance(group, BaseExceptionGroup):
+        if len(group.exceptions) != 1:
+            return None
+        group = group.exceptions[0]
+    return group if isinstance(group, Exception) else None

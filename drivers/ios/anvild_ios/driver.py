@@ -152,6 +152,7 @@ class IosDriver(Driver, Mend, Rehearsal):
             roster=self._roster,
             cache=self.context.cache_dir,
             log_bytes=self._settings.log_bytes,
+            on_error=self._failed,
         ) as session:
             yield session
 

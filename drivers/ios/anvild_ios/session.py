@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import trio
@@ -62,13 +62,24 @@ class TestingSession(LinkedTests, AppSession):
 
 @contextlib.asynccontextmanager
 async def open_session(
-    device: DeviceFact, link: Link, *, ledger: Ledger, helper: Helper, roster: Roster, cache: Path, log_bytes: int
+    device: DeviceFact,
+    link: Link,
+    *,
+    ledger: Ledger,
+    helper: Helper,
+    roster: Roster,
+    cache: Path,
+    log_bytes: int,
+    on_error: Callable[[Exception], None],
 ) -> AsyncIterator[IosSession]:
-    """Open a session with a folder of its own on the host, and leave neither folder nor task behind."""
+    """Open a session with a folder of its own on the host, and leave neither folder nor task behind.
+
+    ``on_error`` hears of what the session's tasks fail with, beside the errors of the interface.
+    """
     async with link.verb(), link.lockdown():
         pass  # the device answers, and trusts this host
     folder = await trio.to_thread.run_sync(_make_folder, cache)
-    background = Background(_unexpected)
+    background = Background(on_error)
     keeper = LogKeeper(link, background, folder, log_bytes)
     try:
         await background.open()
@@ -87,11 +98,6 @@ def _kind(device: DeviceFact) -> type[IosSession]:
     if AppTests.capability in device.capabilities:
         return TestingSession
     return AppSession if Apps.capability in device.capabilities else IosSession
-
-
-def _unexpected(error: Exception) -> None:
-    """The tasks handle the errors of the interface themselves: any other is a defect."""
-    raise error
 
 
 def _make_folder(cache: Path) -> Path:

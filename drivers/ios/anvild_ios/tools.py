@@ -20,7 +20,7 @@ __all__ = ["INSTALL", "Tool", "find_tool"]
 
 INSTALL = "npm install -g go-ios"
 PROGRAMS = ("ios", "pymobiledevice3")
-VERSION_SECONDS = 20.0
+VERSION_SECONDS = 4.5
 VERSION = re.compile(r"\d+(?:\.\d+)+[^\s\"]*")
 
 

@@ -10,7 +10,7 @@ import trio
 from anvild.sdk import Unavailable
 
 from .background import Background
-from .children import running
+from .children import only_exception, running
 from .tools import Tool
 
 __all__ = ["Tunnel"]
@@ -62,6 +62,7 @@ class Tunnel:
         self, tool: Tool, env: dict[str, str], port: int, ended: trio.Event, *, task_status: trio.TaskStatus[None]
     ) -> None:
         argv = [tool.path, "tunnel", "start", "--userspace", f"--tunnel-info-port={port}"]
+        stands = False
         try:
             with trio.CancelScope() as self._scope:
                 async with running(argv, env) as process, trio.open_nursery() as nursery:
@@ -69,12 +70,17 @@ class Tunnel:
                     assert process.stderr is not None
                     nursery.start_soon(_drain, process.stdout)
                     nursery.start_soon(_drain, process.stderr)
+                    nursery.start_soon(_end_with, process, nursery.cancel_scope)
                     await self._started(tool, port)
+                    stands = True
                     task_status.started()
                     await process.wait()
-                    nursery.cancel_scope.cancel()
-        except* Unavailable as group:
-            raise group.exceptions[0] from None
+                if not stands:
+                    raise Unavailable(f"{tool} did not start its tunnel: it ended with status {process.returncode}")
+        except BaseExceptionGroup as group:  # the nursery's
+            if (own := only_exception(group)) is not None:
+                raise own from None
+            raise
         finally:
             ended.set()
 
@@ -102,6 +108,11 @@ async def _answers(port: int, path: str) -> bool:
                 head += chunk
         return head.split(b" ", 2)[1:2] == [b"200"]
     return False
+
+
+async def _end_with(process: trio.Process, scope: trio.CancelScope) -> None:
+    await process.wait()
+    scope.cancel()
 
 
 async def _drain(stream: trio.abc.ReceiveStream) -> None:

@@ -179,6 +179,17 @@ class TestTests:
         assert not summary.complete
         assert "ios image auto" in summary.reason
 
+    async def test_what_a_listener_raises_comes_back_as_it_is(self, old: Bench, stub: Stub) -> None:
+        async def report(_progress: TestProgress) -> None:
+            raise ZeroDivisionError
+
+        async with old.session() as session:
+            with pytest.raises(ZeroDivisionError):
+                await session.run_tests(REQUEST, report)
+        for pid in stub.pids():
+            with pytest.raises(ProcessLookupError):
+                os.kill(pid, 0)
+
     async def test_wrong_requests_are_refused(self, old: Bench) -> None:
         async with old.session() as session:
             with pytest.raises(NotFound, match="stranger"):
@@ -305,6 +316,13 @@ class TestTunnel:
         for pid in stub.pids():
             with pytest.raises(ProcessLookupError):
                 os.kill(pid, 0)
+
+
+async def test_a_tunnel_that_does_not_start_is_said(new: Bench, stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
+    (stub.folder / "no_tunnel").touch()
+    async with new.session() as session:
+        with pytest.raises(Unavailable, match="did not start its tunnel"):
+            await session.launch_app("com.example.demo")
 
 
 class TestFacts:

@@ -39,6 +39,8 @@ def main() -> int:
         return 0
     with (HOME / "calls.jsonl").open("a") as file:
         file.write(json.dumps({"pid": os.getpid(), "argv": sys.argv[1:]}) + "\n")
+    if command == "tunnel" and (HOME / "no_tunnel").exists():
+        return 1
     if command == "tunnel":
         http.server.HTTPServer(("127.0.0.1", int(options()["tunnel-info-port"])), Tunnels).serve_forever()
     if (HOME / "fail").exists():
