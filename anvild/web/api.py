@@ -19,7 +19,15 @@ from anvild.core.logging import get_logger
 from anvild.sdk import AnvilError, Mount, Services
 
 from .body import BodyReader, ClientGone
-from .errors import ErrorShape, InternalError, MethodNotAllowed, NoSuchPath, RequestTimeout, UpgradeRequired
+from .errors import (
+    ErrorShape,
+    InternalError,
+    MethodNotAllowed,
+    NoSuchPath,
+    RequestTimeout,
+    UnsupportedMediaType,
+    UpgradeRequired,
+)
 from .exchange import SlowBody
 from .openapi import document
 from .operations import Handler, Match, Operation, Routes, parse_template
@@ -108,6 +116,8 @@ class Api:
         query: Any = None,
         action: str | None = None,
         signed_in: bool = False,
+        accepts: Sequence[str] = (),
+        lenient: bool = False,
         idempotent: bool = False,
         limit: str | None = None,
         max_body: int | None = None,
@@ -123,6 +133,9 @@ class Api:
         :param body: the type of the JSON body; None takes none (a raw operation may read what it likes).
         :param query: a Struct of the query's fields.
         :param action: what the principal must be allowed to do. None asks for nobody, unless ``signed_in``.
+        :param accepts: the names of the security schemes whose credentials it takes; others are as good as none. Empty
+            takes all that the daemon knows.
+        :param lenient: whether a body that is not as expected is None to the handler, rather than refused.
         :param idempotent: whether an Idempotency-Key makes a repetition answer what was answered.
         :param limit: the name of its rate limit, by team or, for a public operation, by address.
         :param media_type: the content type of answers that are no JSON, for the document.
@@ -147,6 +160,8 @@ class Api:
                 query=query,
                 action=action,
                 signed_in=signed_in,
+                accepts=tuple(accepts),
+                lenient=lenient,
                 idempotent=idempotent,
                 limit=limit,
                 max_body=self.max_body if max_body is None else max_body,
@@ -264,7 +279,11 @@ class Api:
         if operation.body is not None:
             call.data = await call.request.read()
             content_type = call.request.headers.get("content-type")
-            call.request.body = await decode_json(call.data, operation.body, content_type)
+            try:
+                call.request.body = await decode_json(call.data, operation.body, content_type)
+            except (InvalidRequest, UnsupportedMediaType):
+                if not operation.lenient:
+                    raise
         return call
 
     def _socket_of(self, match: Match) -> tuple[Operation, SocketHandler]:
@@ -289,7 +308,7 @@ class Api:
         incoming = Request(scope, self.services, path={}, reader=reader)
         call = Call(operation, incoming)
         if not operation.public:
-            incoming.caller = await self.authenticate(incoming)
+            incoming.caller = await self.authenticate(incoming, operation.accepts)
         self._count(call)
         if operation.action is not None:
             require(incoming.principal, operation.action)
@@ -300,16 +319,23 @@ class Api:
             incoming.query = decode_query(scope["query_string"], operation.query)
         return call
 
-    async def authenticate(self, incoming: Request) -> Principal:
-        """Return who asks. Raises Unauthenticated, and Forbidden for a session without its CSRF proof."""
+    async def authenticate(self, incoming: Request, accepts: Sequence[str] = ()) -> Principal:
+        """Return who asks, by a credential of the security schemes in ``accepts``; empty means any.
+
+        Raises Unauthenticated, and Forbidden for a session without its CSRF proof.
+        """
         headers, cookies = incoming.headers, incoming.cookies
+        known = {
+            "authorization": headers.get("authorization"),
+            "api_key": headers.get("x-api-key"),
+            "session": cookies.get(self.cookies.session),
+            "host_token": headers.get("x-host-token"),
+        }
+        taken = set(known) if not accepts else {part for name in accepts for part in _parts_of(self.security[name])}
         credentials = Credentials(
-            authorization=headers.get("authorization"),
-            api_key=headers.get("x-api-key"),
-            session=cookies.get(self.cookies.session),
+            **{name: value for name, value in known.items() if name in taken},
             csrf_cookie=cookies.get(self.cookies.csrf),
             csrf_header=headers.get(self.cookies.csrf_header),
-            host_token=headers.get("x-host-token"),
             method=incoming.method,
             ip=incoming.ip,
             user_agent=incoming.user_agent,
@@ -320,7 +346,7 @@ class Api:
         return principal
 
     async def _recheck(self, call: Call) -> None:
-        principal = await self.authenticate(call.request)
+        principal = await self.authenticate(call.request, call.operation.accepts)
         if call.operation.action is not None:
             require(principal, call.operation.action)
 
@@ -395,6 +421,15 @@ def _known(error: BaseException) -> AnvilError | None:
     if isinstance(error, SlowBody):
         return RequestTimeout("the body did not arrive in time")
     return error if isinstance(error, AnvilError) else None
+
+
+def _parts_of(scheme: Mapping[str, Any]) -> tuple[str, ...]:
+    """Name the credentials that a security scheme is about. An API key may come in either of its two headers."""
+    if scheme["type"] == "apiKey" and scheme["in"] == "cookie":
+        return ("session",)
+    if scheme["type"] == "apiKey" and scheme["name"].lower() == "x-host-token":
+        return ("host_token",)
+    return ("api_key", "authorization")
 
 
 def _limit_headers(result: LimitResult) -> list[tuple[str, str]]:

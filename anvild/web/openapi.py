@@ -149,7 +149,7 @@ def _operation(api: Api, operation: Operation, known: _Known) -> Schema:
         "tags": list(operation.tags),
         "parameters": _parameters(operation),
         "responses": responses,
-        "security": [] if operation.public else [{name: []} for name in api.security],
+        "security": [] if operation.public else [{name: []} for name in operation.accepts or api.security],
     }
     if operation.description:
         found["description"] = operation.description

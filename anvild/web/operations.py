@@ -58,6 +58,8 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     query: Any = None
     action: str | None = None
     signed_in: bool = False
+    accepts: tuple[str, ...] = ()
+    lenient: bool = False
     idempotent: bool = False
     limit: str | None = None
     max_body: int = 0

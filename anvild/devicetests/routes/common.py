@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from anvild.core.engine import Actor
-from anvild.core.errors import Forbidden, InvalidRequest
-from anvild.core.identity import Identity, Origin
+from anvild.core.errors import InvalidRequest
+from anvild.core.identity import Identity
 from anvild.sdk import AnvilError
+from anvild.web.callers import actor_of, origin_of, team_of
 from anvild.web.errors import ErrorShape
-from anvild.web.request import Request
 
 __all__ = ["Errors", "actor_of", "device_cap", "origin_of", "team_of"]
 
@@ -30,25 +29,6 @@ class Errors(ErrorShape):
             place = error.problems[0].field.partition(".")[0].partition("[")[0] if error.problems else "body"
             return status, _PLACES.get(place, "invalid_body")
         return status, code
-
-
-def team_of(request: Request) -> str:
-    """Return the team within which the caller acts. Raises Forbidden for a credential that belongs to none."""
-    team_id = request.principal.team_id
-    if team_id is None:
-        raise Forbidden("this credential belongs to no team")
-    return team_id
-
-
-def actor_of(request: Request) -> Actor:
-    """Return who acts, in the form that the engine notes."""
-    principal = request.principal
-    return Actor(actor=principal.actor, team_id=principal.team_id, ip=request.ip, user_agent=request.user_agent)
-
-
-def origin_of(request: Request) -> Origin:
-    """Return where the request comes from, in the form that identity notes."""
-    return Origin(ip=request.ip, user_agent=request.user_agent)
 
 
 async def device_cap(identity: Identity, team_id: str, default: int) -> int:

@@ -239,3 +239,57 @@ async def test_cookies_are_set(call: Call) -> None:
     assert reply.header("set-cookie") == "a=b; Path=/; SameSite=Strict; Max-Age=5; HttpOnly; Secure"
     assert reply.header("content-type") == "text/plain; charset=utf-8"
     assert reply.header("content-length") == "5"
+
+
+async def test_an_operation_takes_the_credentials_that_it_names(services: Services, client: Any) -> None:
+    api = Api(
+        name="t",
+        prefix="",
+        title="T",
+        version="1",
+        errors=ErrorShape(),
+        services=services,
+        security={
+            "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+            "session": {"type": "apiKey", "in": "cookie", "name": "anvil_session"},
+            "host": {"type": "apiKey", "in": "header", "name": "X-Host-Token"},
+        },
+    )
+
+    async def who(request: Request) -> Answer:
+        return Answer(200, request.principal.id)
+
+    for path, accepts in {"/key": ("key",), "/session": ("session",), "/both": ("key", "session"), "/any": ()}.items():
+        api.get(path, summary="Who asks", answers={200: str}, signed_in=True, accepts=accepts)(who)
+    ask = client(api.app)
+    member, owner, bearer = (
+        {"x-api-key": "member"},
+        {"cookie": "anvil_session=owner"},
+        {"authorization": "Bearer member"},
+    )
+
+    async def asked(path: str, **headers: str) -> int | bytes:
+        answer = await ask("GET", path, headers=headers, key=None)
+        return answer.body if answer.status == 200 else answer.status
+
+    for path, by_key, by_session in (("/key", b"k1", 401), ("/session", 401, b"u1"), ("/both", b"k1", b"u1")):
+        assert await asked(path, **member) == await asked(path, **bearer) == by_key
+        assert await asked(path, **owner) == by_session
+    assert await asked("/session", **member, **owner) == b"u1"
+    assert await asked("/any", **owner) == b"u1"
+    paths = api.openapi()["paths"]
+    assert paths["/session"]["get"]["security"] == [{"session": []}]
+    assert paths["/any"]["get"]["security"] == [{"key": []}, {"session": []}, {"host": []}]
+
+
+async def test_a_lenient_operation_hears_of_a_wrong_body_as_none(services: Services, client: Any) -> None:
+    api = Api(name="t", prefix="", title="T", version="1", errors=ErrorShape(), services=services)
+
+    @api.post("/any", summary="Take anything", answers={200: str}, body=Thing, lenient=True)
+    async def take(request: Request) -> Answer:
+        return Answer(200, "nothing" if request.body is None else request.body.name)
+
+    ask = client(api.app)
+    assert (await ask("POST", "/any", body={"name": "ann"}, key=None)).body == b"ann"
+    for body in (b"{", b"", {"name": 1}):
+        assert (await ask("POST", "/any", body=body, key=None)).body == b"nothing"
