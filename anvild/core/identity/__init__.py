@@ -7,9 +7,12 @@ from .bootstrap import Bootstrapped, bootstrap
 from .idempotency import Idempotency, KeyReused, StillRunning, StoredAnswer, object_id
 from .identity import Identity
 from .passwords import Passwords
+from .people import Person
 from .policy import POLICY, Rule, check_scopes, covers, may, require
 from .rate_limits import LimitResult, Limits
 from .secret_box import SecretBox, SecretBoxError, load_secret_box
+from .sessions import NewSession, SessionInfo
+from .teams import Member
 from .values import (
     NOWHERE,
     SYSTEM,
@@ -41,15 +44,19 @@ __all__ = [
     "LabRole",
     "LimitResult",
     "Limits",
+    "Member",
     "Membership",
+    "NewSession",
     "Origin",
     "Owned",
     "Passwords",
+    "Person",
     "Principal",
     "Role",
     "Rule",
     "SecretBox",
     "SecretBoxError",
+    "SessionInfo",
     "StillRunning",
     "StoredAnswer",
     "Team",

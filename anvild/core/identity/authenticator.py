@@ -237,15 +237,16 @@ def _load_api_key(connection: Connection, hashed: str) -> Principal:
 
 
 def _load_session(connection: Connection, hashed: str) -> _Session:
-    row = connection.execute(
-        select(sessions).where(sessions.c.digest == hashed, sessions.c.revoked_at.is_(None))
-    ).one_or_none()
+    row = connection.execute(select(sessions).where(sessions.c.digest == hashed)).one_or_none()
     if row is None or not same(row.digest, hashed):
         raise Unauthenticated(_BAD)
     person = load_person(connection, row.user_id, row.team_id)
     if person is None:
         raise Unauthenticated(_BAD)
+    # Whose account was disabled is told so, although that has ended their sessions too.
     person.require_active()
+    if row.revoked_at is not None:
+        raise Unauthenticated(_BAD)
     principal = person.principal("user", person.user_id, session_id=row.id)
     return _Session(principal, row.csrf_digest, row.last_seen_at, row.expires_at)
 

@@ -14,6 +14,7 @@ from anvild.core.settings import IdentitySettings
 from anvild.core.store import Store
 from anvild.sdk import AnvilError, Event
 
+from .accounts import Accounts
 from .api_keys import ApiKeys
 from .audit import Audit
 from .authenticator import Authenticator
@@ -71,6 +72,7 @@ class Identity:
         self.signing_keys = SigningKeys(store, box)
         self.users = Users(store, passwords, self._cache)
         self.teams = Teams(store, self._cache)
+        self.accounts = Accounts(store, passwords, self._cache)
         self.api_keys = ApiKeys(store, self._cache)
         idle = timedelta(hours=settings.session_idle_hours)
         lifetime = timedelta(hours=settings.session_hours)

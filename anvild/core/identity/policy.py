@@ -47,6 +47,10 @@ POLICY: Mapping[str, Rule] = MappingProxyType(
         "devices:write": _MEMBER,
         "devices:use": _MEMBER,
         "devices:connect": Rule(team="member", kinds=("device",)),
+        "capsules:read": _MEMBER,
+        "capsules:write": _MEMBER,
+        "templates:read": _MEMBER,
+        "templates:write": _MEMBER,
         "keys:read": _MEMBER,
         "keys:write": _MEMBER,
         "audit:read": _MEMBER,
@@ -112,7 +116,8 @@ def require(principal: Principal, action: str, obj: Owned | None = None) -> None
     if obj is not None and not _sees(principal, action, obj):
         raise NotFound("there is no such object")
     if not may(principal, action, obj):
-        raise Forbidden(f"this credential may not do {action}", action=action)
+        reason = {"reason": "no_team"} if principal.team_id is None and POLICY[action].team is not None else {}
+        raise Forbidden(f"this credential may not do {action}", action=action, **reason)
 
 
 def _role_allows(principal: Principal, action: str) -> bool:

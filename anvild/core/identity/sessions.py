@@ -21,6 +21,7 @@ from .logins import Logins
 from .people import Person, load_person
 from .secret_texts import digest
 from .tables import sessions, users
+from .teams import require_member
 from .values import NOWHERE, Origin, Principal
 
 __all__ = ["NewSession", "SessionInfo", "Sessions"]
@@ -97,6 +98,7 @@ class Sessions:
         secret, csrf = _secrets()
 
         def job(connection: Connection) -> NewSession:
+            require_member(connection, team_id, user_id)
             _revoke(connection, user_id, session_id)
             note(connection, "session.revoked", ("session", session_id), None, by.actor, origin, user_id=user_id)
             return self._insert(connection, user_id, team_id, secret, csrf, origin)

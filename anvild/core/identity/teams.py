@@ -10,7 +10,7 @@ import msgspec
 from sqlalchemy import Connection, Select, delete, insert, select, update
 
 from anvild.core.clock import utcnow
-from anvild.core.errors import Conflict, FieldProblem, InvalidRequest
+from anvild.core.errors import Conflict, FieldProblem, Forbidden, InvalidRequest
 from anvild.core.ids import new_id
 from anvild.core.store import Store
 from anvild.sdk import AlreadyExists, NotFound
@@ -22,7 +22,16 @@ from .tables import api_keys, device_tokens, memberships, sessions, teams, users
 from .users import USER_COLUMNS, user_of
 from .values import NOWHERE, Membership, Origin, Principal, Role, Team, User
 
-__all__ = ["Member", "Teams", "default_team", "insert_membership", "insert_team"]
+__all__ = [
+    "Member",
+    "Teams",
+    "default_team",
+    "delete_team",
+    "insert_membership",
+    "insert_team",
+    "require_member",
+    "teams_of",
+]
 
 T = TypeVar("T")
 
@@ -87,15 +96,7 @@ class Teams:
         """Delete a team: it can no longer be reached, its API keys and device tokens end. Raises NotFound."""
 
         def job(connection: Connection) -> None:
-            team, now = _get(connection, team_id), utcnow()
-            connection.execute(update(teams).where(teams.c.id == team_id).values(deleted_at=now))
-            revoke_api_keys(connection, api_keys.c.team_id == team_id, actor=by.actor, origin=origin)
-            connection.execute(
-                update(device_tokens)
-                .where(device_tokens.c.team_id == team_id, device_tokens.c.revoked_at.is_(None))
-                .values(revoked_at=now)
-            )
-            _note(connection, "team.deleted", team_id, by.actor, origin, name=team.name)
+            delete_team(connection, team_id, actor=by.actor, origin=origin)
 
         await self._write(job, f"team:{team_id}")
 
@@ -156,22 +157,35 @@ class Teams:
         await self._write(job, f"user:{user_id}")
 
     async def remove_member(self, team_id: str, user_id: str, *, by: Principal, origin: Origin = NOWHERE) -> None:
-        """Take a person out of a team and revoke the API keys that they made in it.
+        """Take a person out of a team: the API keys that they made in it and their sessions in it end.
 
         Raises NotFound, and Conflict for the owner.
         """
 
         def job(connection: Connection) -> None:
-            role, now = _other_than_owner(connection, team_id, user_id), utcnow()
-            connection.execute(delete(memberships).where(*_of(team_id, user_id)))
-            made = (api_keys.c.created_by == user_id, api_keys.c.team_id == team_id)
-            revoke_api_keys(connection, *made, actor=by.actor, origin=origin)
+            role = _take_out(connection, team_id, user_id, by.actor, origin)
             connection.execute(
                 update(sessions)
                 .where(sessions.c.user_id == user_id, sessions.c.team_id == team_id, sessions.c.revoked_at.is_(None))
-                .values(revoked_at=now)
+                .values(revoked_at=utcnow())
             )
             _note_member(connection, "member.removed", team_id, user_id, by.actor, origin, role=role)
+
+        await self._write(job, f"user:{user_id}")
+
+    async def leave(self, team_id: str, *, by: Principal, origin: Origin = NOWHERE) -> None:
+        """Let a person go out of a team: the API keys that they made in it end.
+
+        Their sessions in it stay, in no team, so that they can go to another one. Raises NotFound, and Conflict for
+        the owner.
+        """
+        user_id = by.user_id
+        if user_id is None:
+            raise NotFound("only a person can leave a team")
+
+        def job(connection: Connection) -> None:
+            role = _take_out(connection, team_id, user_id, by.actor, origin)
+            _note_member(connection, "member.left", team_id, user_id, by.actor, origin, role=role)
 
         await self._write(job, f"user:{user_id}")
 
@@ -195,6 +209,19 @@ def insert_team(connection: Connection, name: str, *, actor: str, origin: Origin
     connection.execute(insert(teams).values(id=team_id, name=checked, slug=slug, created_at=utcnow()))
     _note(connection, "team.created", team_id, actor, origin, name=checked, slug=slug)
     return _get(connection, team_id)
+
+
+def delete_team(connection: Connection, team_id: str, *, actor: str, origin: Origin = NOWHERE) -> None:
+    """Do what :meth:`Teams.delete` does, within a transaction."""
+    team, now = _get(connection, team_id), utcnow()
+    connection.execute(update(teams).where(teams.c.id == team_id).values(deleted_at=now))
+    revoke_api_keys(connection, api_keys.c.team_id == team_id, actor=actor, origin=origin)
+    connection.execute(
+        update(device_tokens)
+        .where(device_tokens.c.team_id == team_id, device_tokens.c.revoked_at.is_(None))
+        .values(revoked_at=now)
+    )
+    _note(connection, "team.deleted", team_id, actor, origin, name=team.name)
 
 
 def insert_membership(
@@ -233,6 +260,13 @@ def default_team(connection: Connection, user_id: str) -> tuple[Team, Membership
     """Return the team that a person comes into when they log in: their default one, else the earliest joined."""
     joined = teams_of(connection, user_id)
     return next((pair for pair in joined if pair[1].is_default), joined[0] if joined else None)
+
+
+def require_member(connection: Connection, team_id: str, user_id: str) -> None:
+    """Raise NotFound for a team that is not there, Forbidden for one that the person is not in."""
+    _get(connection, team_id)
+    if _role(connection, team_id, user_id) is None:
+        raise Forbidden("you are not a member of this team")
 
 
 def _new_slug() -> str:
@@ -275,6 +309,14 @@ def _other_than_owner(connection: Connection, team_id: str, user_id: str) -> Rol
         raise NotFound("this person is not in the team")
     if role == "owner":
         raise Conflict("the owner of a team stays its owner", reason="owner")
+    return role
+
+
+def _take_out(connection: Connection, team_id: str, user_id: str, actor: str, origin: Origin) -> Role:
+    role = _other_than_owner(connection, team_id, user_id)
+    connection.execute(delete(memberships).where(*_of(team_id, user_id)))
+    made = (api_keys.c.created_by == user_id, api_keys.c.team_id == team_id)
+    revoke_api_keys(connection, *made, actor=actor, origin=origin)
     return role
 
 

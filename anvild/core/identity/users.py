@@ -21,7 +21,18 @@ from .passwords import Passwords
 from .tables import api_keys, memberships, sessions, tokens, users
 from .values import NOWHERE, LabRole, Origin, Principal, User, UserStatus
 
-__all__ = ["USER_COLUMNS", "Users", "insert_user", "normal_email", "revoke_credentials", "user_of"]
+__all__ = [
+    "USER_COLUMNS",
+    "Users",
+    "change_status",
+    "checked_name",
+    "insert_user",
+    "load_user",
+    "normal_email",
+    "put_password",
+    "revoke_credentials",
+    "user_of",
+]
 
 USER_COLUMNS = (
     *(c for c in users.c if c.name != "password_hash"),
@@ -92,7 +103,7 @@ class Users:
 
     async def get(self, user_id: str) -> User:
         """Return an account that is not deleted. Raises NotFound."""
-        return await self._store.read(lambda connection: _get(connection, user_id))
+        return await self._store.read(lambda connection: load_user(connection, user_id))
 
     async def find(self, *, email: str | None = None, username: str | None = None) -> User | None:
         """Return the account with this address or this user name, unless it is deleted."""
@@ -131,7 +142,7 @@ class Users:
         """Make an account a platform admin, or no longer one. Raises NotFound, and Conflict for the last active one."""
 
         def job(connection: Connection) -> User:
-            user = _get(connection, user_id)
+            user = load_user(connection, user_id)
             if user.is_admin == is_admin:
                 return user
             if not is_admin:
@@ -139,7 +150,7 @@ class Users:
             connection.execute(update(users).where(users.c.id == user_id).values(is_admin=is_admin))
             kind = "user.admin_granted" if is_admin else "user.admin_revoked"
             _note(connection, kind, user, by.actor, origin)
-            return _get(connection, user_id)
+            return load_user(connection, user_id)
 
         return await self._write(user_id, job)
 
@@ -151,21 +162,7 @@ class Users:
         """
 
         def job(connection: Connection) -> User:
-            user = _get(connection, user_id)
-            if user.status == status:
-                return user
-            now = utcnow()
-            values: dict[str, object] = {"status": status}
-            if status != "active":
-                _keep_an_admin(connection, user)
-                revoke_credentials(connection, user_id, now, actor=by.actor, origin=origin)
-                values["token_generation"] = users.c.token_generation + 1
-            if status == "deleted":
-                values |= {"deleted_at": now, "email": None, "username": None, "password_hash": None, "is_admin": False}
-                connection.execute(memberships.delete().where(memberships.c.user_id == user_id))
-            connection.execute(update(users).where(users.c.id == user_id).values(values))
-            _note(connection, _STATUS_EVENTS[status], user, by.actor, origin)
-            return msgspec.structs.replace(user, status=status)
+            return change_status(connection, load_user(connection, user_id), status, actor=by.actor, origin=origin)
 
         return await self._write(user_id, job)
 
@@ -174,12 +171,8 @@ class Users:
         stored = await self._passwords.hash(password)
 
         def job(connection: Connection) -> User:
-            user = _get(connection, user_id)
-            values = {"password_hash": stored, "token_generation": users.c.token_generation + 1}
-            connection.execute(update(users).where(users.c.id == user_id).values(values))
-            _end_sessions(connection, user_id, utcnow())
-            _note(connection, "user.password_changed", user, by.actor, origin)
-            return _get(connection, user_id)
+            put_password(connection, load_user(connection, user_id), stored, actor=by.actor, origin=origin)
+            return load_user(connection, user_id)
 
         return await self._write(user_id, job)
 
@@ -200,10 +193,10 @@ class Users:
         origin: Origin,
     ) -> User:
         def job(connection: Connection) -> User:
-            user = _get(connection, user_id)
+            user = load_user(connection, user_id)
             connection.execute(update(users).where(users.c.id == user_id).values(values))
             _note(connection, kind, user, by.actor, origin, **(data or {}))
-            return _get(connection, user_id)
+            return load_user(connection, user_id)
 
         return await self._write(user_id, job)
 
@@ -255,16 +248,45 @@ def insert_user(
             created_at=utcnow(),
         )
     )
-    user = _get(connection, user_id)
+    user = load_user(connection, user_id)
     _note(connection, "user.created", user, actor, origin, email=email, username=username)
     return user
 
 
+def change_status(
+    connection: Connection, user: User, status: UserStatus, *, actor: str, origin: Origin = NOWHERE
+) -> User:
+    """Do what :meth:`Users.set_status` does, within a transaction."""
+    if user.status == status:
+        return user
+    now = utcnow()
+    values: dict[str, object] = {"status": status}
+    if status != "active":
+        _keep_an_admin(connection, user)
+        revoke_credentials(connection, user.id, now, actor=actor, origin=origin)
+        values["token_generation"] = users.c.token_generation + 1
+    if status == "deleted":
+        values |= {"deleted_at": now, "email": None, "username": None, "password_hash": None, "is_admin": False}
+        connection.execute(memberships.delete().where(memberships.c.user_id == user.id))
+    connection.execute(update(users).where(users.c.id == user.id).values(values))
+    _note(connection, _STATUS_EVENTS[status], user, actor, origin)
+    return msgspec.structs.replace(user, status=status)
+
+
+def put_password(connection: Connection, user: User, stored: str, *, actor: str, origin: Origin = NOWHERE) -> None:
+    """Set a hashed password and end all sessions and login tokens, within a transaction."""
+    values = {"password_hash": stored, "token_generation": users.c.token_generation + 1}
+    connection.execute(update(users).where(users.c.id == user.id).values(values))
+    _end_sessions(connection, user.id, utcnow())
+    _note(connection, "user.password_changed", user, actor, origin)
+
+
 def checked_name(name: str) -> str:
-    """Return a person's name, trimmed. Raises InvalidRequest unless it has 1 to 100 characters."""
+    """Return a person's name, trimmed. Raises InvalidRequest unless it has 1 to 100 printable characters."""
     name = name.strip()
-    if not 1 <= len(name) <= 100:
-        raise InvalidRequest("a name has 1 to 100 characters", (FieldProblem("body.name", "1 to 100 characters"),))
+    if not 1 <= len(name) <= 100 or not name.isprintable():
+        expected = "1 to 100 printable characters"
+        raise InvalidRequest(f"a name has {expected}", (FieldProblem("body.name", expected),))
     return name
 
 
@@ -287,7 +309,8 @@ def _selected() -> Select[Any]:
     return select(*USER_COLUMNS).where(users.c.status != "deleted")
 
 
-def _get(connection: Connection, user_id: str) -> User:
+def load_user(connection: Connection, user_id: str) -> User:
+    """Read an account that is not deleted. Raises NotFound."""
     row = connection.execute(_selected().where(users.c.id == user_id)).one_or_none()
     if row is None:
         raise NotFound("there is no such user")
