@@ -1,12 +1,12 @@
-"""The device-testing wing, served whole on loopback: the real store, identity, engine and web, and a real driver.
+"""A wing, served whole on loopback: the real store, identity, engine and web, and a real driver.
 
-``wing`` is a lab with one team, its first user and their key; devices are namespace sandboxes, made to order. The
-conftest of a folder that needs these fixtures imports them.
+``wing`` is the device-testing one, in a lab with one team, its first user and their key; devices are namespace
+sandboxes, made to order. The conftest of a folder that needs these fixtures imports them.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -30,7 +30,6 @@ from anvild.core.plugins import Plugins
 from anvild.core.settings import Settings
 from anvild.core.store import Store, open_store
 from anvild.devicetests import plugin
-from anvild.devicetests.routes import make_mount
 from anvild.sdk import Driver, Mount, NotFound, Services
 from anvild.web.app import root_app
 from anvild.web.metrics import Metrics, Readiness
@@ -69,7 +68,7 @@ class Wing:
         """A client with this key, or with none."""
         given = {"Authorization": f"Bearer {key}"} if key else {}
         client = httpx2.AsyncClient(
-            base_url=f"{self.url}/api/v1", headers={**given, **headers}, timeout=30, trust_env=False
+            base_url=f"{self.url}{self.mount.prefix}", headers={**given, **headers}, timeout=30, trust_env=False
         )
         self.clients.append(client)
         return client
@@ -152,26 +151,28 @@ async def served(
     limits: Mapping[str, str] = GENEROUS,
     settings: Settings | None = None,
     tidy: bool = True,
+    make_mounts: Callable[[Services], Iterable[Mount]] = plugin.anvil_routes,
 ) -> AsyncIterator[Wing]:
-    """Serve the wing on a free port while the block runs; unless ``tidy`` is off, what it holds then is ended."""
+    """Serve a wing on a free port while the block runs; unless ``tidy`` is off, what it holds then is ended."""
     settings = settings or Settings(data_dir=directory, config_dir=directory / "etc")
     await trio.Path(directory).mkdir(exist_ok=True)
     async with open_store(settings.store_url) as store:
         first = await bootstrap(store, email=EMAIL, password=PASSWORD, team="Lab", passwords=quick_passwords())
         services = await build(settings, drivers, store, limits)
-        mount = make_mount(services)
+        mounts = list(make_mounts(services))
         listeners = bind("127.0.0.1:0")
-        wing = Wing(url_of(listeners[0]), settings, services, mount, first)
+        wing = Wing(url_of(listeners[0]), settings, services, mounts[0], first)
         stop = trio.Event()
         async with trio.open_nursery() as nursery:
             await nursery.start(services.get(EventLog).run)
             await nursery.start(services.get(Identity).run)
             await nursery.start(services.get(Engine).run)
-            assert mount.run is not None
-            nursery.start_soon(mount.run)
+            for mount in mounts:
+                if mount.run is not None:
+                    nursery.start_soon(mount.run)
             async with trio.open_nursery() as port:
                 await port.start(
-                    partial(serve, root_app([mount], services), listeners, ConnectionLimits(), shutdown=stop)
+                    partial(serve, root_app(mounts, services), listeners, ConnectionLimits(), shutdown=stop)
                 )
                 try:
                     yield wing
