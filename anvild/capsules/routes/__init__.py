@@ -1,0 +1,63 @@
+"""The wing's HTTP surface. Each module adds the operations of one subject."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from anvild.core.identity import Identity
+from anvild.core.settings import Settings
+from anvild.sdk import Mount, Services
+from anvild.web.api import Api
+from anvild.web.request import Answer, CookieNames, Request
+
+from ..errors import Errors
+from .auth import add_auth
+from .common import SECURITY
+from .keys import add_keys
+
+__all__ = ["make_mounts"]
+
+DESCRIPTION = """Capsules: machines made to order, and the people and teams that they belong to.
+
+**Authentication.** A session, set by `POST /v1/auth/login`, or for capsules, snapshots and events an API key as
+`X-API-Key`. Requests of a session that change something send the cookie `wrenn_csrf` again as `X-CSRF-Token`.
+Operations marked `x-beyond-contract` are this daemon's own.
+"""
+
+
+def make_mounts(services: Services) -> list[Mount]:
+    """Build the wing on the daemon's services. Raises LookupError where one of them is missing."""
+    settings = services.get(Settings)
+    identity = services.get(Identity)
+    api = Api(
+        name="capsules",
+        prefix="/v1",
+        title="Wrenn API",
+        version="0.2.0",
+        description=DESCRIPTION,
+        errors=Errors(),
+        services=services,
+        cookies=CookieNames(session="wrenn_sid", csrf="wrenn_csrf"),
+        security=SECURITY,
+        max_body=settings.web.max_body,
+    )
+    add_auth(api, identity)
+    add_keys(api, identity)
+    _add_document(api)
+    return [api.mount()]
+
+
+def _add_document(api: Api) -> None:
+    document: list[dict[str, Any]] = []
+
+    @api.get(
+        "/openapi.json",
+        summary="The OpenAPI document of this interface.",
+        tags=("documents",),
+        answers={200: dict[str, Any]},
+        contract=False,
+    )
+    async def get_openapi(_: Request) -> Answer:
+        if not document:
+            document.append(api.openapi())
+        return Answer(200, document[0])

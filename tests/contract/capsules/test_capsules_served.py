@@ -1,0 +1,159 @@
+"""What is served of the contract is served exactly; what is not yet is listed here, and nowhere else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from openapi_spec_validator import validate
+
+from tests.support.capsules import Lab
+from tests.support.contract import METHODS, Document, differences, schemes
+
+# Operations that are not served yet. The list only ever gets shorter.
+UNSERVED: frozenset[str] = frozenset(
+    {
+        "POST /v1/auth/signup",
+        "POST /v1/auth/activate",
+        "GET /auth/oauth/{provider}",
+        "GET /auth/oauth/{provider}/callback",
+        "GET /v1/me",
+        "PATCH /v1/me",
+        "DELETE /v1/me",
+        "POST /v1/me/password",
+        "POST /v1/me/password/reset",
+        "POST /v1/me/password/reset/confirm",
+        "GET /v1/me/providers/{provider}/connect",
+        "DELETE /v1/me/providers/{provider}",
+        "GET /v1/users/search",
+        "GET /v1/teams",
+        "POST /v1/teams",
+        "GET /v1/teams/{id}",
+        "PATCH /v1/teams/{id}",
+        "DELETE /v1/teams/{id}",
+        "GET /v1/teams/{id}/members",
+        "POST /v1/teams/{id}/members",
+        "PATCH /v1/teams/{id}/members/{uid}",
+        "DELETE /v1/teams/{id}/members/{uid}",
+        "POST /v1/teams/{id}/leave",
+        "POST /v1/capsules",
+        "GET /v1/capsules",
+        "GET /v1/capsules/stats",
+        "GET /v1/capsules/usage",
+        "GET /v1/capsules/{id}",
+        "DELETE /v1/capsules/{id}",
+        "POST /v1/capsules/{id}/exec",
+        "GET /v1/capsules/{id}/processes",
+        "DELETE /v1/capsules/{id}/processes/{selector}",
+        "GET /v1/capsules/{id}/processes/{selector}/stream",
+        "POST /v1/capsules/{id}/ping",
+        "GET /v1/capsules/{id}/metrics",
+        "POST /v1/capsules/{id}/pause",
+        "POST /v1/capsules/{id}/resume",
+        "POST /v1/snapshots",
+        "GET /v1/snapshots",
+        "DELETE /v1/snapshots/{name}",
+        "POST /v1/capsules/{id}/files/write",
+        "POST /v1/capsules/{id}/files/read",
+        "POST /v1/capsules/{id}/files/list",
+        "POST /v1/capsules/{id}/files/mkdir",
+        "POST /v1/capsules/{id}/files/remove",
+        "GET /v1/capsules/{id}/exec/stream",
+        "GET /v1/capsules/{id}/pty",
+        "POST /v1/capsules/{id}/files/stream/write",
+        "POST /v1/capsules/{id}/files/stream/read",
+        "POST /v1/hosts",
+        "GET /v1/hosts",
+        "GET /v1/hosts/{id}",
+        "DELETE /v1/hosts/{id}",
+        "POST /v1/hosts/{id}/token",
+        "POST /v1/hosts/register",
+        "POST /v1/hosts/{id}/heartbeat",
+        "POST /v1/hosts/sandbox-events",
+        "POST /v1/hosts/auth/refresh",
+        "GET /v1/hosts/{id}/delete-preview",
+        "GET /v1/hosts/{id}/tags",
+        "POST /v1/hosts/{id}/tags",
+        "DELETE /v1/hosts/{id}/tags/{tag}",
+        "POST /v1/channels",
+        "GET /v1/channels",
+        "POST /v1/channels/test",
+        "GET /v1/channels/{id}",
+        "PATCH /v1/channels/{id}",
+        "DELETE /v1/channels/{id}",
+        "PUT /v1/channels/{id}/config",
+        "PUT /v1/admin/users/{id}/admin",
+        "GET /v1/events/stream",
+        "GET /v1/audit-logs",
+        "GET /v1/admin/events/stream",
+        "GET /v1/admin/audit-logs",
+        "GET /v1/admin/teams",
+        "PUT /v1/admin/teams/{id}/byoc",
+        "DELETE /v1/admin/teams/{id}",
+        "GET /v1/admin/users",
+        "PUT /v1/admin/users/{id}/active",
+        "GET /v1/admin/templates",
+        "DELETE /v1/admin/templates/{name}",
+        "POST /v1/admin/builds",
+        "GET /v1/admin/builds",
+        "GET /v1/admin/builds/{id}",
+        "POST /v1/admin/builds/{id}/cancel",
+        "POST /v1/admin/capsules",
+        "GET /v1/admin/capsules",
+        "GET /v1/admin/capsules/{id}",
+        "DELETE /v1/admin/capsules/{id}",
+        "POST /v1/admin/capsules/{id}/snapshot",
+        "POST /v1/admin/capsules/{id}/exec",
+        "GET /v1/admin/capsules/{id}/metrics",
+        "GET /v1/admin/capsules/{id}/processes",
+        "DELETE /v1/admin/capsules/{id}/processes/{selector}",
+        "POST /v1/admin/capsules/{id}/files/write",
+        "POST /v1/admin/capsules/{id}/files/read",
+        "POST /v1/admin/capsules/{id}/files/list",
+        "POST /v1/admin/capsules/{id}/files/mkdir",
+        "POST /v1/admin/capsules/{id}/files/remove",
+        "GET /v1/admin/capsules/{id}/exec/stream",
+        "GET /v1/admin/capsules/{id}/pty",
+        "GET /v1/admin/capsules/{id}/processes/{selector}/stream",
+    }
+)
+
+
+def without(contract: Document, names: frozenset[str]) -> Document:
+    """The contract less some operations."""
+    paths: dict[str, Any] = {}
+    for path, item in contract["paths"].items():
+        kept = {key: value for key, value in item.items() if f"{key.upper()} {path}" not in names}
+        shared = item.get("parameters", [])
+        for method in METHODS:
+            if method in kept:
+                kept[method] = kept[method] | {"parameters": [*shared, *kept[method].get("parameters", [])]}
+        paths[path] = kept
+    return contract | {"paths": paths}
+
+
+async def _document(lab: Lab) -> Document:
+    found: Document = await lab.anybody()("GET", "/v1/openapi.json", 200, promised=False)
+    return found
+
+
+async def test_what_is_served_is_the_contracts(lab: Lab, contract: Document) -> None:
+    served = await _document(lab)
+    validate(served)
+    found = differences(without(contract, UNSERVED), served)
+    assert not found, "\n".join(found)
+
+
+async def test_each_operation_takes_the_credentials_that_the_contract_names(lab: Lab, contract: Document) -> None:
+    served = await _document(lab)
+    for path, item in without(contract, UNSERVED)["paths"].items():
+        for method in METHODS:
+            if method in item:
+                assert schemes(served["paths"][path][method]) == schemes(item[method]), f"{method} {path}"
+
+
+async def test_the_list_names_operations_of_the_contract(contract: Document) -> None:
+    known = {
+        f"{method.upper()} {path}" for path, item in contract["paths"].items() for method in METHODS if method in item
+    }
+    assert known >= UNSERVED
+    assert len(known) == 111
