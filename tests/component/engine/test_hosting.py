@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import pytest
 import trio
 from trio.testing import MockClock
 
+from anvild.core.engine import Fault, Gone, InProcess
 from anvild.core.errors import CapReached, Conflict
 from anvild.core.events import EventFilter
-from anvild.sdk import DeviceFact, DeviceStatus, NotFound, Sighting, Unavailable
-from tests.support.lab import ALICE, OTHER_TEAM, TEAM, Lab, Running, StartEngine, asks
+from anvild.sdk import DeviceFact, DeviceStatus, Driver, InvalidArgument, NotFound, Sighting, Unavailable
+from tests.support.lab import ALICE, OTHER_TEAM, TEAM, FakeDevice, Lab, Running, StartEngine, asks
 
 
 async def kinds(running: Running, prefix: str) -> list[str]:
@@ -164,6 +166,123 @@ async def test_what_is_not_seen_again_after_a_restart_is_away(
     devices = {device.identity: device for device in await running.engine.devices.list()}
     assert {identity: device.status for identity, device in devices.items()} == {"d1": "ready", "d2": "offline"}
     assert used == devices["d1"].id
+
+
+class Elsewhere(InProcess):
+    """A place that tells when it is ordered to that its instance has gone."""
+
+    gone: Gone = staticmethod(lambda reason: None)
+    refusal: Exception | None = None
+
+    def live(self, gone: Gone, fault: Fault) -> AbstractAsyncContextManager[Driver]:
+        if self.refusal is not None:
+            raise self.refusal
+        type(self).gone = staticmethod(gone)
+        return super().live(gone, fault)
+
+    def facts(self) -> dict[str, str]:
+        return {"place": "elsewhere"}
+
+
+@pytest.fixture
+def elsewhere(monkeypatch: pytest.MonkeyPatch) -> type[Elsewhere]:
+    """The lab's drivers live in a place of this class."""
+    kind = type("Elsewhere", (Elsewhere,), {})
+    monkeypatch.setattr("tests.support.lab.InProcess", kind)
+    return kind
+
+
+async def test_a_driver_that_goes_ends_its_runs_and_lives_again(
+    lab: Lab, elsewhere: type[Elsewhere], start_engine: StartEngine, mock_clock: MockClock
+) -> None:
+    lab.plug("d1")
+    running = await start_engine()
+    run = await running.engine.runs.submit(asks("told", {"wait": "go"}, max_attempts=2))
+    await running.until(run, "running")
+    await running.after()
+    elsewhere.gone("its process ended with signal 11")
+    await running.after()
+    (info,) = running.engine.drivers()
+    assert (info.state, info.reason, info.faults) == ("waiting", "its process ended with signal 11", 1)
+    assert info.facts == {"place": "elsewhere"}
+    waiting = await running.engine.runs.get(run.id)
+    assert (waiting.state, waiting.reason_code) == ("queued", "driver_fault")
+    assert "its process ended with signal 11" in str(waiting.reason)
+    assert lab.lives["stop"] == 0  # there is nobody to stop
+    lab.gate("go").set()
+    await running.after(3)
+    assert (await running.engine.runs.get(run.id)).state == "passed"
+    assert await kinds(running, "driver.") == ["driver.healthy", "driver.unhealthy", "driver.healthy"]
+
+
+async def test_a_driver_that_goes_again_and_again_is_quarantined(
+    lab: Lab, elsewhere: type[Elsewhere], start_engine: StartEngine, mock_clock: MockClock
+) -> None:
+    running = await start_engine()
+    for _ in range(5):
+        await running.after()
+        elsewhere.gone("its process ended with signal 11")
+        await running.after(16)
+    (info,) = running.engine.drivers()
+    assert info.state == "quarantined"
+    assert info.reason.endswith("it failed 5 times in a row, last: its process ended with signal 11")
+    await running.engine.rearm_driver("fake", ALICE)
+    await running.after()
+    assert running.engine.drivers()[0].state == "running"
+
+
+async def test_refused_settings_are_not_tried_again(
+    lab: Lab, elsewhere: type[Elsewhere], start_engine: StartEngine, mock_clock: MockClock
+) -> None:
+    elsewhere.refusal = InvalidArgument("drivers.fake.watts: expected a number")
+    running = await start_engine()
+    await running.after()
+    (info,) = running.engine.drivers()
+    assert info.state == "quarantined"
+    assert info.reason == "it is in quarantine: it refuses its settings: drivers.fake.watts: expected a number"
+
+
+async def test_a_flood_of_reports_is_held_back(
+    lab: Lab, start_engine: StartEngine, mock_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_once, a_second = 50, 10
+    monkeypatch.setattr("anvild.core.engine.sightings.REPORTS_AT_ONCE", at_once)
+    monkeypatch.setattr("anvild.core.engine.sightings.REPORTS_PER_SECOND", a_second)
+    running = await start_engine()
+    await running.after()
+    for number in range(at_once + 3 * a_second + 1):
+        lab.devices.setdefault("d1", FakeDevice("d1")).capabilities = (f"c{number}",)
+        lab.plug("d1")
+    await running.after()
+    assert (await running.engine.devices.list())[0].capabilities == (f"c{at_once}",)
+    await running.after(2)
+    (device,) = await running.engine.devices.list()
+    assert device.capabilities == (f"c{at_once + 2 * a_second}",)
+    assert int(running.engine.drivers()[0].facts["reports_held_back"]) > 0
+    await running.after(2)
+    (device,) = await running.engine.devices.list()
+    assert device.capabilities == (f"c{at_once + 3 * a_second}",)
+
+
+async def test_only_so_many_different_devices_a_day(
+    lab: Lab, start_engine: StartEngine, mock_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("anvild.core.engine.sightings.MAX_DEVICES", 20)
+    running = await start_engine()
+    await running.after()
+    for number in range(30):
+        lab.plug(f"d{number}")
+        lab.unplug(f"d{number}")
+    lab.plug("d3")
+    await running.after()
+    assert len(await running.engine.devices.list()) == 20
+    (info,) = running.engine.drivers()
+    assert (info.health, info.devices) == ("degraded", 1)
+    assert "last in report: it may report 20 different devices a day" in info.reason
+    trio.lowlevel.current_clock().jump(86_400)  # type: ignore[attr-defined]
+    lab.plug("d25")
+    await running.after()
+    assert len(await running.engine.devices.list()) == 21
 
 
 async def test_devices_registered_by_hand(lab: Lab, start_engine: StartEngine) -> None:
