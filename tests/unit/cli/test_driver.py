@@ -100,7 +100,7 @@ def test_the_grade_of_a_drop_in_is_kept_until_it_changes(
     place.parent.mkdir(parents=True)
     lamp.rename(place)
     info = PluginInfo(name="lamp", distribution=str(place), version="drop-in", api="1.0", state=PluginState.LOADED)
-    assert anvil("driver", "check", "lamp", "--config", config, "--place", "process") == ExitCode.OK
+    assert anvil("driver", "check", "lamp", "--config", config) == ExitCode.OK
     grades = Grades(tmp_path / "data")
     assert [each.grade for each in grades.shown([info])] == ["platinum"]
     place.write_text(place.read_text() + "\n# changed\n")
