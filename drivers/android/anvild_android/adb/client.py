@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 
 import trio
 
-from anvild.sdk import Unavailable
+from anvild.sdk import DeviceLost, Unavailable
 
 from .listing import Listed, parse_devices
 from .wire import AdbStream, Closed
@@ -15,6 +16,7 @@ from .wire import AdbStream, Closed
 __all__ = ["AdbServer"]
 
 ANSWER_SECONDS = 10.0
+GOING_SECONDS = 0.3
 
 
 class AdbServer:
@@ -97,8 +99,19 @@ class AdbServer:
         except Closed:
             await stream.aclose()
             raise stream.lost() from None
+        except Unavailable:
+            await stream.aclose()
+            # A device that is being pulled off refuses too, a moment before the server knows that it is gone.
+            with trio.move_on_after(GOING_SECONDS):
+                await self.track(partial(_raise_when_gone, number, device))
+            raise
         except BaseException:
             with trio.CancelScope(shield=True):  # closing a socket does not wait
                 await stream.aclose()
             raise
         return stream
+
+
+def _raise_when_gone(number: int, device: str, listed: list[Listed]) -> None:
+    if not any(each.number == number and each.state == "device" for each in listed):
+        raise DeviceLost(f"the device {device} is not attached any more")
