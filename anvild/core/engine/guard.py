@@ -80,6 +80,8 @@ class Guard:
         result = await call_driver(self.fault, what, deadline, function, *args, **kw)
         if isinstance(result, Process):
             return _GuardedProcess(result, self)
+        if isinstance(result, trio.abc.Stream):
+            return _GuardedConnection(result, self)
         if isinstance(result, trio.abc.ReceiveStream):
             return _GuardedStream(result, self)
         return result
@@ -202,6 +204,33 @@ class _GuardedStream(trio.abc.ReceiveStream):
     async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
         data: bytes = await self._guard.call("stream.receive", math.inf, self._stream.receive_some, max_bytes)
         return data
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+
+class _GuardedConnection(trio.abc.HalfCloseableStream):
+    """A byte stream both ways. One that cannot be half closed is closed whole when its sending ends."""
+
+    def __init__(self, stream: trio.abc.Stream, guard: Guard) -> None:
+        self._stream = stream
+        self._guard = guard
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
+        data: bytes = await self._guard.call("stream.receive", math.inf, self._stream.receive_some, max_bytes)
+        return data
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        await self._guard.call("stream.send", math.inf, self._stream.send_all, data)
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await self._guard.call("stream.send", math.inf, self._stream.wait_send_all_might_not_block)
+
+    async def send_eof(self) -> None:
+        if isinstance(self._stream, trio.abc.HalfCloseableStream):
+            await self._guard.call("stream.send_eof", math.inf, self._stream.send_eof)
+        else:
+            await self._stream.aclose()
 
     async def aclose(self) -> None:
         await self._stream.aclose()

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import trio
+import trio.testing
 from trio.testing import MockClock
 
 from anvild.core.engine.guard import Fences, Guard, guarded
@@ -23,6 +24,7 @@ from anvild.sdk import (
     Measure,
     NotFound,
     Output,
+    Ports,
     Process,
     ProcessInfo,
     Sample,
@@ -181,3 +183,34 @@ async def test_output_comes_through_to_its_end(bench: Bench) -> None:
         assert [chunk.data async for chunk in process] == [b"a", b"b", b"c"]
         assert (process.pid, process.tag) == (7, None)
     assert bench.faults == []
+
+
+async def test_a_connection_goes_both_ways_until_the_lease_ends() -> None:
+    """What a verb returns as a stream both ways keeps its sending half, and ends with the lease."""
+    ours, theirs = trio.testing.memory_stream_pair()
+    fences = Fences()
+    fences.set("id-1", 3)
+
+    class Connected(Rough, Ports):
+        async def connect_port(self, port: int) -> trio.abc.Stream:
+            return ours
+
+        async def reverse_port(self, device_port: int, host_port: int) -> int:
+            return device_port
+
+    def fault(what: str, error: BaseException) -> DriverFault:
+        return DriverFault(f"{what}: {error!r}")
+
+    guard = Guard(device="Device 1", device_id="id-1", fence=3, fences=fences, fault=fault)
+    stream = await guarded(Connected(), guard, ["ports"]).require(Ports).connect_port(80)
+    await stream.send_all(b"to the device")
+    assert await theirs.receive_some() == b"to the device"
+    await theirs.send_all(b"from it")
+    assert await stream.receive_some() == b"from it"
+    assert isinstance(stream, trio.abc.HalfCloseableStream)
+    await stream.send_eof()
+    assert await theirs.receive_some() == b""
+    fences.end("id-1", 3)
+    with pytest.raises(StaleLease):
+        await stream.receive_some()
+    await stream.aclose()
