@@ -26,7 +26,7 @@ REFRESH_SECONDS = 60.0
 WAITING_SECONDS = 5.0
 """How often a device is looked at again: one that works, and one that waits for its person."""
 
-HEAR_SECONDS = 1.0
+HEAR_SECONDS = 5.0
 """How long the watch may be behind what usbmuxd lists."""
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import trio
 import trio.testing
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anvild_ios.usbmux import MuxAddress
@@ -71,18 +71,21 @@ def received(data: bytes, cuts: list[int], read: Callable[[Wire], Awaitable[Any]
     return trio.run(main)
 
 
+@settings(deadline=None)
 @given(st.lists(PLISTS, max_size=3), CUTS, st.booleans())
 def test_messages_come_back(values: list[dict[str, Any]], cuts: list[int], binary: bool) -> None:
     data = b"".join(encode_message(each, binary=binary) for each in values)
     assert received(data, cuts, receive_message) == values
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 2**32 - 1), PLISTS), max_size=3), CUTS)
 def test_mux_messages_come_back(values: list[tuple[int, dict[str, Any]]], cuts: list[int]) -> None:
     data = b"".join(encode_mux(each, tag) for tag, each in values)
     assert received(data, cuts, receive_mux) == values
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.binary(max_size=60), st.binary(max_size=200)), max_size=3), CUTS)
 def test_afc_packets_come_back(values: list[tuple[bytes, bytes]], cuts: list[int]) -> None:
     data = b"".join(encode_packet(7, AfcOperation.WRITE, head, payload) for head, payload in values)
@@ -96,11 +99,13 @@ ARCHIVED = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(ARCHIVED)
 def test_archives_come_back(value: Any) -> None:
     assert unarchive(archive(value)) == value
 
 
+@settings(deadline=None)
 @given(
     st.integers(0, 2**32 - 1), KEYS, st.lists(ARCHIVED | st.integers(-(2**31), 2**31 - 1).map(Int32), max_size=3), CUTS
 )
@@ -120,12 +125,14 @@ async def test_dtx_messages_come_in_pieces() -> None:
     assert (await receive_dtx(Wire(Pieces(data, [7])))).value == "value"
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_no_archive_is_refused(data: bytes) -> None:
     with pytest.raises(WireGarbled):
         unarchive(data)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=300), CUTS, st.sampled_from([receive_message, receive_mux, receive_packet, receive_dtx]))
 def test_garbage_is_an_error_of_the_wire(data: bytes, cuts: list[int], read: Callable[[Wire], Awaitable[Any]]) -> None:
     async def main() -> None:
@@ -137,12 +144,14 @@ def test_garbage_is_an_error_of_the_wire(data: bytes, cuts: list[int], read: Cal
         trio.run(main)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_no_property_list_is_refused(data: bytes) -> None:
     with contextlib.suppress(WireGarbled):
         assert isinstance(decode_plist(data), dict)
 
 
+@settings(deadline=None)
 @given(st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=20), max_size=5))
 def test_texts_come_back(words: list[str]) -> None:
     assert texts(join_texts(words)) == words
