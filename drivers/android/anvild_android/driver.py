@@ -49,6 +49,7 @@ __all__ = ["AndroidDriver"]
 
 NO_ADB = "there is no adb program: install the package adb, or name the program in the setting drivers.android.adb"
 MEND_SECONDS = 60.0
+PLUG_SECONDS = 25.0
 
 
 class AndroidDriver(Driver, Mend, Rehearsal):
@@ -101,7 +102,7 @@ class AndroidDriver(Driver, Mend, Rehearsal):
     async def describe(self) -> Description:
         return Description(
             name=self.name,
-            version=importlib.metadata.version("anvild-android"),
+            version=importlib.metadata.version("anvild-driver-android"),
             platforms=(PLATFORM,),
             capabilities=(*OFFERED, Mend.capability, Rehearsal.capability),
             health=await self._examine(),
@@ -229,8 +230,15 @@ class AndroidDriver(Driver, Mend, Rehearsal):
     # simulated devices
 
     async def unplug(self, identity: str) -> None:
-        await self._simulation.device(identity, self.fleet).unplug()
+        fleet = self.fleet
+        before = fleet.connections(identity)
+        await self._simulation.device(identity, fleet).unplug()
+        await fleet.wait_gone(before)
 
     async def plug(self, identity: str) -> None:
         await self._simulation.device(identity, self.fleet).plug()
         self.fleet.kick()
+        with trio.move_on_after(PLUG_SECONDS) as waiting:
+            await self.fleet.wait_ready(identity)
+        if waiting.cancelled_caught:
+            raise Unavailable(f"the simulated device {identity} did not come back within {PLUG_SECONDS:g} s")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from cyclopts import App
-
 from anvild.sdk import Driver, hookimpl
 
 from .driver import AndroidDriver
@@ -14,8 +12,3 @@ ANVIL_API = "1.0"
 @hookimpl
 def anvil_drivers() -> list[type[Driver]]:
     return [AndroidDriver]
-
-
-@hookimpl
-def anvil_commands(app: App) -> None:
-    app.command("anvild_android.commands:app", name="android", help="A sample app for simulated phones.")

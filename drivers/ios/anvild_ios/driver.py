@@ -99,7 +99,7 @@ class IosDriver(Driver, Mend, Rehearsal):
             offered.append(Rehearsal.capability)
         return Description(
             name=self.name,
-            version=version("anvild-ios"),
+            version=version("anvild-driver-ios"),
             platforms=("ios",),
             capabilities=tuple(offered),
             health=await self._health(),

@@ -95,7 +95,7 @@ class MacosDriver(Driver, Mend):
         health = self._health()
         return Description(
             name=self.name,
-            version=importlib.metadata.version("anvild-macos"),
+            version=importlib.metadata.version("anvild-driver-macos"),
             platforms=PLATFORMS,
             capabilities=(
                 *("exec", "files", "apps", "app_tests", "screen", "logs", "power", "attachments"),
@@ -267,8 +267,9 @@ class MacosDriver(Driver, Mend):
             )
         wrong = [site.trouble or site.place.reason for site in sites if site.trouble or site.place.connection is None]
         if not wrong:
-            return Health(state=HealthState.HEALTHY, reason=f"{len(sites)} Macs are connected")
-        state = HealthState.DEGRADED if len(wrong) < len(sites) else HealthState.UNHEALTHY
+            return Health(state=HealthState.HEALTHY, reason=f"{len(sites)} of {len(sites)} Macs are connected")
+        hopeful = len(wrong) < len(sites) or any(not site.place.tried for site in sites)
+        state = HealthState.DEGRADED if hopeful else HealthState.UNHEALTHY
         return Health(state=state, reason="; ".join(wrong))
 
 
