@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from anvild.core.driver_context import driver_settings, enabled_drivers
+from anvild.core.driver_context import driver_settings, enabled_drivers, isolated_drivers
 from anvild.core.logging import MASK, SECRET_NAMES
 from anvild.core.plugins import Plugins
 from anvild.core.settings import DEFAULT_CONFIG, Settings, SettingsError
@@ -45,8 +45,11 @@ def check(config: Path | None, output: Output) -> None:
 
 
 def _check_drivers(settings: Settings) -> None:
-    """Check each ``[drivers.NAME]`` against the settings type of its driver."""
-    for kind in enabled_drivers(settings, Plugins.of(settings)).values():
+    """Check each ``[drivers.NAME]`` against the settings type of its driver. Those of a driver in a process of its own
+    are that process's to check."""
+    plugins = Plugins.of(settings)
+    isolated_drivers(settings, plugins)
+    for kind in enabled_drivers(settings, plugins).values():
         driver_settings(settings, kind)
 
 

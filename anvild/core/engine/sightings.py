@@ -33,10 +33,14 @@ MAX_DEVICES = 10_000
 """How many different devices a driver may report within a day."""
 
 DAY = 86_400.0
-REPORTS_PER_SECOND = 100
-REPORTS_AT_ONCE = 2000
-"""How many reports are taken at once, and a second after that, beside the first one of each device. A driver that
-reports more is held back, so that it takes no time and no room from the rest of the lab."""
+REPORTS_PER_SECOND = 30
+REPORTS_AT_ONCE = 1000
+"""How many reports of devices that are known already are taken at once, and a second after that. A driver that reports
+more is held back, so that it takes no time and no room from the rest of the lab."""
+
+NEW_PER_SECOND = 50
+NEW_AT_ONCE = 2500
+"""The same for the first reports of devices."""
 
 ABSENT_AFTER = 15.0
 """Seconds a watch may take to report all that is there; known devices that it has not named by then are away."""
@@ -74,6 +78,7 @@ class Sightings:
         self._known: dict[str, DeviceFact] = {}
         self._met: dict[str, float] = {}
         self._pace = Allowance(REPORTS_PER_SECOND, REPORTS_AT_ONCE)
+        self._new_pace = Allowance(NEW_PER_SECOND, NEW_AT_ONCE)
         self._send, self._receive = trio.open_memory_channel[_Report](BATCH)
         self._seen = trio.Event()
 
@@ -85,8 +90,8 @@ class Sightings:
         """
         try:
             checked = self._check(sighting)
-            if not self._meet(checked.device.identity):
-                self.held_back += await self._pace.wait()
+            pace = self._new_pace if self._meet(checked.device.identity) else self._pace
+            self.held_back += await pace.wait()
         except AnvilError:
             self.held_back += await self._pace.wait()
             raise

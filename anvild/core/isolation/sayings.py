@@ -18,7 +18,7 @@ LINES_PER_SECOND = 10
 LINES_AT_ONCE = 200
 """How many lines may come at once, and a second after that. More are dropped, and counted."""
 
-BYTES_PER_SECOND = 64 * 2**20
+BYTES_PER_SECOND = 32 * 2**20
 """How fast a process is read. One that writes faster waits, so that it takes no time from the rest of the lab."""
 
 TOLD_EVERY = 10.0
