@@ -22,6 +22,7 @@ __all__ = [
     "DriverHosting",
     "EngineSettings",
     "IdentitySettings",
+    "MailSettings",
     "PluginSettings",
     "Settings",
     "SettingsError",
@@ -69,6 +70,9 @@ class WebSettings(Section, frozen=True):
     public_url: Annotated[str, msgspec.Meta(description="address that clients see; empty means the listen address")] = (
         ""
     )
+    frontend_url: Annotated[
+        str, msgspec.Meta(description="address of the pages that mails lead to; empty means public_url")
+    ] = ""
     max_body: Annotated[Size, msgspec.Meta(description="bytes of an ordinary request body")] = 2 * 2**20
     max_upload: Annotated[Size, msgspec.Meta(description="bytes of a streamed upload")] = 8 * 2**30
     max_connections: Annotated[Positive, msgspec.Meta(description="open connections; more get 503")] = 4096
@@ -82,6 +86,18 @@ class IdentitySettings(Section, frozen=True):
     bearer_token: Annotated[str, msgspec.Meta(description="the automation token; empty turns it off")] = ""
     session_idle_hours: Annotated[float, msgspec.Meta(gt=0, description="idle life of a login")] = 6.0
     session_hours: Annotated[float, msgspec.Meta(gt=0, description="whole life of a login")] = 24.0
+
+
+class MailSettings(Section, frozen=True):
+    """``[mail]``"""
+
+    server: Annotated[str, msgspec.Meta(description="HOST or HOST:PORT of the SMTP server; empty sends no mail")] = ""
+    security: Annotated[
+        Literal["starttls", "tls", "none"], msgspec.Meta(description="how the way to the SMTP server is protected")
+    ] = "starttls"
+    user: Annotated[str, msgspec.Meta(description="name to log in with; empty logs in as nobody")] = ""
+    password: Annotated[str, msgspec.Meta(description="password to log in with")] = ""
+    sender: Annotated[str, msgspec.Meta(description="address that mails come from")] = "anvild@localhost"
 
 
 class EngineSettings(Section, frozen=True):
@@ -153,10 +169,16 @@ class Settings(Section, frozen=True):
     store: StoreSettings = StoreSettings()
     web: WebSettings = WebSettings()
     identity: IdentitySettings = IdentitySettings()
+    mail: MailSettings = MailSettings()
     engine: EngineSettings = EngineSettings()
     devicetests: DevicetestSettings = DevicetestSettings()
     plugins: PluginSettings = PluginSettings()
     drivers: dict[str, dict[str, Any]] = {}
+
+    @property
+    def frontend(self) -> str:
+        """Where the pages are that mails lead to, without a slash at its end."""
+        return (self.web.frontend_url or self.web.public_url or f"http://{self.listen}").rstrip("/")
 
     @property
     def drop_ins(self) -> Path:

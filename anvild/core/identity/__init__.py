@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .accounts import SignUp
 from .audit import Audit, AuditCursor, AuditPage
 from .bootstrap import Bootstrapped, bootstrap
 from .idempotency import Idempotency, KeyReused, StillRunning, StoredAnswer, object_id
@@ -57,6 +58,7 @@ __all__ = [
     "SecretBox",
     "SecretBoxError",
     "SessionInfo",
+    "SignUp",
     "StillRunning",
     "StoredAnswer",
     "Team",

@@ -22,9 +22,12 @@ DEFAULT_LIMITS: Mapping[str, str] = MappingProxyType(
         "handshake": "10/minute",
         "password_ip": "10/minute",
         "password_account": "5/minute",
+        "mail_ip": "10/minute",
+        "mail_account": "5/hour",
     }
 )
-"""The limits that are always there: requests of a team, device handshakes of an address, password attempts."""
+"""The limits that are always there: requests of a team, device handshakes of an address, password attempts,
+mails that an address asks for, mails to an account."""
 
 
 class LimitResult(msgspec.Struct, frozen=True):
