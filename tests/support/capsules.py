@@ -149,7 +149,7 @@ async def served_lab(
     settings: Settings | None = None,
 ) -> AsyncIterator[Lab]:
     """Serve the wing while the block runs."""
-    generous = {**GENEROUS, "password_account": "1000/minute"}
+    generous = {**GENEROUS, "password_account": "1000/minute", "mail_ip": "1000/minute"}
     served_wing = served(
         directory,
         drivers=drivers or {},

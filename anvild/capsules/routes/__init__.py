@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
-from anvild.core.identity import Identity
+from anvild.core.identity import Identity, Limits
+from anvild.core.mail import Mail
 from anvild.core.settings import Settings
 from anvild.sdk import Mount, Services
 from anvild.web.api import Api
 from anvild.web.request import Answer, CookieNames, Request
 
 from ..errors import Errors
+from ..letters import Letters
+from .account import add_account, add_signup
 from .auth import add_auth
 from .common import SECURITY
 from .keys import add_keys
+from .teams import add_members, add_teams
+from .users import add_users
 
 __all__ = ["make_mounts"]
 
@@ -41,10 +46,16 @@ def make_mounts(services: Services) -> list[Mount]:
         security=SECURITY,
         max_body=settings.web.max_body,
     )
+    letters = Letters(Mail(settings.mail), identity, pages=settings.frontend)
     add_auth(api, identity)
+    add_signup(api, identity, letters)
+    add_account(api, identity, services.get(Limits), letters)
+    add_teams(api, identity)
+    add_members(api, identity)
+    add_users(api, identity)
     add_keys(api, identity)
     _add_document(api)
-    return [api.mount()]
+    return [api.mount(run=letters.run)]
 
 
 def _add_document(api: Api) -> None:

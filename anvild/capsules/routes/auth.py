@@ -15,7 +15,7 @@ from ..ids import from_wire, to_wire
 from ..schemas import people as wire
 from .common import SESSION, origin_of
 
-__all__ = ["add_auth", "cleared", "session_answer"]
+__all__ = ["add_auth", "caller", "cleared", "session_answer"]
 
 TAGS = ("auth",)
 
