@@ -50,6 +50,7 @@ __all__ = ["AndroidDriver"]
 NO_ADB = "there is no adb program: install the package adb, or name the program in the setting drivers.android.adb"
 MEND_SECONDS = 60.0
 PLUG_SECONDS = 25.0
+LIST_SECONDS = 10.0
 
 
 class AndroidDriver(Driver, Mend, Rehearsal):
@@ -79,6 +80,9 @@ class AndroidDriver(Driver, Mend, Rehearsal):
         self._version = await server.version()
         self._fleet = Fleet(server, network=settings.network, capabilities=OFFERED, log=self.context.log)
         self._background.start_soon(self._fleet.run)
+        with trio.move_on_after(LIST_SECONDS):
+            while self._fleet.problem is not None:
+                await self._fleet.changes()
         for address in settings.network.values():
             self._background.start_soon(self._fleet.keep_attached, address)
         await self._simulation.start(self._background, self._fleet)

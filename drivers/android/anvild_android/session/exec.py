@@ -84,7 +84,7 @@ class AndroidExec(AndroidBase, Exec):
         shell = await self.link.start(START, *arguments, terminal=command.terminal)
         pid = None
         try:
-            head, rest = await read_head(shell, command.argv[0])
+            head, early = await read_head(shell, command.argv[0])
             pid = _pid(head)
             if not command.stdin and command.terminal is None:
                 await shell.close_stdin()
@@ -96,7 +96,7 @@ class AndroidExec(AndroidBase, Exec):
             raise
         stdin = command.stdin or command.terminal is not None
         terminal = command.terminal is not None
-        return self._hold(LiveProcess(self.link, shell, pid=pid, rest=rest, stdin=stdin, terminal=terminal))
+        return self._hold(LiveProcess(self.link, shell, pid=pid, early=early, stdin=stdin, terminal=terminal))
 
     def _check_user(self, user: str | None) -> None:
         if user not in (None, "shell"):

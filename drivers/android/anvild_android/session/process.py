@@ -57,8 +57,9 @@ def check_head(head: str, what: str) -> str:
     raise errors.get(word, DriverFault(f"the device did not start {what!r}: {head[1:]}"))
 
 
-async def read_head(shell: Shell, what: str) -> tuple[str, bytes]:
-    """Read the first line that a script of ours says, and return it with what came after it in the same chunk."""
+async def read_head(shell: Shell, what: str) -> tuple[str, list[Output]]:
+    """Read the first line that a script of ours says, and return it with the output that came by the same time: the
+    two streams overtake one another."""
     said = b""
     errors = b""
     while b"\n" not in said and len(said) < HEAD_LIMIT:
@@ -70,7 +71,8 @@ async def read_head(shell: Shell, what: str) -> tuple[str, bytes]:
         else:
             said += received[1]
     line, _, rest = said.partition(b"\n")
-    return check_head(line.decode("utf-8", "replace").strip(), what), rest
+    early = [Output(stream=Stream.STDERR, data=errors), Output(stream=Stream.STDOUT, data=rest)]
+    return check_head(line.decode("utf-8", "replace").strip(), what), [each for each in early if each.data]
 
 
 class _Outputs(AsyncIterator[Output]):
@@ -89,11 +91,11 @@ class _Outputs(AsyncIterator[Output]):
 class ShellProcess(Process):
     """A program whose output comes by a shell stream, which also tells how it ended."""
 
-    def __init__(self, link: Link, shell: Shell, *, pid: int, rest: bytes = b"") -> None:
+    def __init__(self, link: Link, shell: Shell, *, pid: int, early: list[Output]) -> None:
         self.pid = pid
         self._link = link
         self._shell = shell
-        self._rest = rest
+        self._early = early
         self._outputs: weakref.ref[_Outputs] | None = None
         self._changed = trio.lowlevel.ParkingLot()
         self._receiving = False
@@ -112,10 +114,9 @@ class ShellProcess(Process):
 
     async def receive(self) -> Output | None:
         """Return the next chunk of output, or None at the end. Raises DeviceLost."""
-        if self._rest:
-            data, self._rest = self._rest, b""
+        if self._early:
             await trio.lowlevel.checkpoint()
-            return Output(stream=Stream.STDOUT, data=data)
+            return self._early.pop(0)
         if self._closed and not self.ended:
             raise WrongState("the process has been let go of")
         self._receiving = True
@@ -142,7 +143,8 @@ class ShellProcess(Process):
         if self.ended:
             await trio.lowlevel.checkpoint()
         else:
-            await self._link.shell(SIGNAL, str(self.pid), str(number))
+            # What is killed is to be gone with what it has started; other signals are the program's to pass on.
+            await self._link.shell(KILL if number == signal.SIGKILL else SIGNAL, str(self.pid), str(number))
 
     async def aclose(self) -> None:
         if self._closed:
@@ -167,8 +169,8 @@ class LiveProcess(ShellProcess):
 
     tag = None
 
-    def __init__(self, link: Link, shell: Shell, *, pid: int, rest: bytes, stdin: bool, terminal: bool) -> None:
-        super().__init__(link, shell, pid=pid, rest=rest)
+    def __init__(self, link: Link, shell: Shell, *, pid: int, early: list[Output], stdin: bool, terminal: bool) -> None:
+        super().__init__(link, shell, pid=pid, early=early)
         self._stdin = stdin
         self._terminal = terminal
 

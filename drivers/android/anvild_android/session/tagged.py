@@ -117,8 +117,10 @@ class TaggedProcess(ShellProcess):
     When it is let go of, the device notes how far the reader came; when the reader saw it end, it is forgotten.
     """
 
-    def __init__(self, link: Link, shell: Shell, tag: str, *, pid: int, rest: bytes, places: dict[Stream, int]) -> None:
-        super().__init__(link, shell, pid=pid, rest=rest)
+    def __init__(
+        self, link: Link, shell: Shell, tag: str, *, pid: int, early: list[Output], places: dict[Stream, int]
+    ) -> None:
+        super().__init__(link, shell, pid=pid, early=early)
         self.tag: str = tag
         self._places = places
 
@@ -171,7 +173,7 @@ async def attach_tagged(link: Link, tag: str, *, replay: bool = False) -> Tagged
     try:
         await shell.close_stdin()
         try:
-            head, rest = await read_head(shell, tag)
+            head, early = await read_head(shell, tag)
         except NotFound:
             raise NotFound(f"the device knows no process with the tag {tag!r}") from None
         pid, out, err = _numbers(head, tag)
@@ -179,7 +181,7 @@ async def attach_tagged(link: Link, tag: str, *, replay: bool = False) -> Tagged
         with trio.CancelScope(shield=True):
             await shell.aclose()
         raise
-    return TaggedProcess(link, shell, tag, pid=pid, rest=rest, places={Stream.STDOUT: out, Stream.STDERR: err})
+    return TaggedProcess(link, shell, tag, pid=pid, early=early, places={Stream.STDOUT: out, Stream.STDERR: err})
 
 
 async def list_tags(link: Link) -> dict[int, str]:
