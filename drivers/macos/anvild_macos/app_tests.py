@@ -51,7 +51,7 @@ class XcodeTests(HostedSession, AppTests):
         bundle = f"{await self.make_scratch()}/{secrets.token_hex(4)}.xcresult"
         words = command_line(request, target, self.udid, bundle)
         env = {f"TEST_RUNNER_{name}": value for name, value in request.env.items()}
-        live: dict[tuple[str, str], TestStatus] = {}
+        live: dict[str, TestStatus | None] = {}
         reader = OutputReader()
         child = await self.place.start(script(JOINED, *words), env=env)
         try:
@@ -60,8 +60,10 @@ class XcodeTests(HostedSession, AppTests):
                 text = decoder.decode(chunk)
                 await report(TestProgress(output=text))
                 for told in reader.feed(text):
+                    if told.begun is not None:
+                        live[told.begun] = None
                     if told.ended is not None:
-                        live[told.ended.suite, told.ended.name] = told.ended.status
+                        live[f"{told.ended.suite}#{told.ended.name}"] = told.ended.status
                     await report(TestProgress(begun=told.begun, ended=told.ended))
             code = await child.wait()
         finally:
@@ -84,7 +86,7 @@ class XcodeTests(HostedSession, AppTests):
         return path + mark + scheme
 
     async def _judge(
-        self, bundle: str, code: int, error: str | None, live: dict[tuple[str, str], TestStatus], report: Report
+        self, bundle: str, code: int, error: str | None, live: dict[str, TestStatus | None], report: Report
     ) -> TestSummary:
         """Read the result bundle: tell what the output did not, hand over what is in it, and sum up."""
         tests = await self.place.run(["xcrun", "xcresulttool", "get", "test-results", "tests", "--path", bundle])
@@ -96,7 +98,10 @@ class XcodeTests(HostedSession, AppTests):
             )
         cases = test_cases(tests.out)
         for case in cases:
-            if live.pop((case.suite, case.name), None) is not case.status:
+            name = f"{case.suite}#{case.name}"
+            if name not in live:
+                await report(TestProgress(begun=name))
+            if live.get(name) is not case.status:
                 await report(TestProgress(ended=case))
         await self._hand_over(bundle, report)
         totals = await self.demand(

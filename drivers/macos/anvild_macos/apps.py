@@ -34,8 +34,8 @@ class HostedApps(HostedSession, Apps):
     """
 
     @abstractmethod
-    async def install_bundle(self, path: str) -> None:
-        """Install the ``.app`` folder at a path of the Mac. Raises InvalidArgument with the tool's words."""
+    async def install_bundle(self, path: str, app: str) -> None:
+        """Install the ``.app`` folder of an app at a path of the Mac. Raises InvalidArgument with the tool's words."""
 
     @abstractmethod
     async def remove_app(self, app: str) -> None:
@@ -92,7 +92,7 @@ class HostedApps(HostedSession, Apps):
             raise AlreadyExists(f"the app {info.identifier!r} is installed on {self.device.name!r}")
         if info.identifier not in before:  # noted first: half an installation is removed by the cleaning, too
             await self.note(self.touched.apps, info.identifier)
-        await self.install_bundle(path)
+        await self.install_bundle(path, info.identifier)
         return App(identifier=info.identifier, name=info.display_name or info.name, version=info.version)
 
     async def uninstall_app(self, app: str) -> None:

@@ -6,7 +6,6 @@ import contextlib
 import fcntl
 import os
 import re
-import signal
 import struct
 import subprocess
 import termios
@@ -90,10 +89,10 @@ class Child:
         return code
 
     def resize(self, size: TerminalSize) -> None:
+        """Change the size of the terminal at this end."""
         assert self._master is not None
         if self._process.returncode is None:
             set_size(self._master, size)
-            self._process.send_signal(signal.SIGWINCH)
 
     async def introduce(self, what: str) -> None:
         """Read what became of the start. Raises NotFound, PermissionDenied, Unavailable, DeviceLost."""

@@ -11,21 +11,24 @@ import trio
 from anvild.sdk import (
     AnvilError,
     App,
-    CapabilityMissing,
     DeviceLost,
     InvalidArgument,
     NotFound,
     Power,
     Unavailable,
+    WrongState,
 )
 
+from .app_tests import EXISTS
 from .apps import HostedApps
 from .machine import REACHABLE
 from .models import DeviceApp, device_apps, device_processes, paired_devices
 from .place import Done, Place, refused
-from .shell import SLOT
+from .shell import SLOT, script
 
 POLL_SECONDS = 5.0
+LEAVE_SECONDS = 60.0
+KEEP = 'mkdir -p -- "${2%/*}" && rm -rf -- "$2" && mv -- "$1" "$2"'
 GONE = (b"not connected", b"No device found", b"unable to locate", b"was not found", b"disconnected")
 
 
@@ -40,11 +43,17 @@ class PairedSession(HostedApps, Power):
     async def reboot(self) -> None:
         await reboot(self.place, self.device.identity)
 
-    async def install_bundle(self, path: str) -> None:
+    async def install_bundle(self, path: str, app: str) -> None:
+        """Install an app, and keep it on the Mac until the cleaning for :meth:`clear_app`."""
         try:
             await self.devicectl("the device refuses the app", "install", "app", path)
         except Unavailable as error:
             raise InvalidArgument(error.message) from None
+        if path != self._kept(app):
+            await self.demand(script(KEEP, path, self._kept(app)), "the app cannot be kept on the Mac")
+
+    def _kept(self, app: str) -> str:
+        return f"{self.folder}/apps/{app.replace('/', '_')}.app"
 
     async def remove_app(self, app: str) -> None:
         await uninstall(self.place, self.device.identity, app)
@@ -71,8 +80,14 @@ class PairedSession(HostedApps, Power):
         return sorted((app for app in told if system or not app.system), key=lambda app: app.identifier)
 
     async def clear_app(self, app: str) -> None:
+        """Install the app anew, for there is no other way to its data. Raises WrongState for an app that this driver
+        has not installed since the last cleaning."""
         await self.known(app)
-        raise CapabilityMissing(f"devicectl cannot empty the data of {app!r}: uninstall the app and install it again")
+        there = await self.place.run(script(EXISTS, self._kept(app)))
+        if there.code:
+            raise WrongState(f"the data of {app!r} goes only with the app, and it was not installed here: install it")
+        await self.remove_app(app)
+        await self.install_bundle(self._kept(app), app)
 
 
 async def devicectl(place: Place, identity: str, what: str, *words: str) -> Done:
@@ -110,12 +125,15 @@ async def end_app(place: Place, identity: str, app: str) -> None:
 async def reboot(place: Place, identity: str) -> None:
     """Restart a device and wait until the Mac reaches it again. Nothing tells when, so the Mac is asked."""
     await devicectl(place, identity, "the device cannot be restarted", "reboot")
-    gone = False
-    while True:
-        there = await reachable(place, identity)
-        if there and gone:
-            return
-        gone = gone or not there
+    with trio.move_on_after(LEAVE_SECONDS) as patience:
+        await _until(place, identity, there=False)
+    if patience.cancelled_caught:
+        raise Unavailable("the device was told to restart and did not")
+    await _until(place, identity, there=True)
+
+
+async def _until(place: Place, identity: str, *, there: bool) -> None:
+    while await reachable(place, identity) is not there:  # noqa: ASYNC110 no tool tells when
         await trio.sleep(POLL_SECONDS)
 
 

@@ -80,6 +80,7 @@ class Place(ABC):
         self.name = name
         self.connection: Connection | None = None
         self.reason = f"the Mac {name!r} has not been reached yet"
+        self.tried = False
         self.changed = trio.Event()
         self.restarting = False
         self._sessions = trio.CapacityLimiter(SESSIONS)
@@ -115,6 +116,7 @@ class Place(ABC):
         self._tell()
 
     def _tell(self) -> None:
+        self.tried = True
         changed, self.changed = self.changed, trio.Event()
         changed.set()
 
@@ -208,6 +210,8 @@ class Place(ABC):
             if connection.keeper is None:
                 child = await self._open(script(KEEPER), limiter=trio.CapacityLimiter(1))
                 connection.keeper = Keeper(child)
+                if connection.ended.is_set():  # and so nobody will close it
+                    await connection.aclose()
         return connection.keeper
 
     async def _open(

@@ -31,10 +31,11 @@ from .child import CHUNK, Child
 from .files import check_user
 from .place import Place, ended_by
 from .shell import script
-from .tagged import attach_tagged, start_tagged
+from .tagged import TaggedProcess, attach_tagged, start_tagged
 
 END_OF_INPUT = b"\x04"
 KEPT = "kept"
+RESIZE = 'name=$(ps -o tty= -p "$1") && stty rows "$2" columns "$3" <"/dev/${name// /}"'
 TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 LIST = """\
 ps -axo pid=,ppid=,user=,command= || exit
@@ -167,6 +168,9 @@ class MacProcess(Process):
             raise WrongState("the process has no terminal")
         await trio.lowlevel.checkpoint()
         self._child.resize(size)
+        # ssh would tell the other end some time after what is sent next: so it is told here, and has happened then.
+        if self._exit is None:
+            await self._place.run(script(RESIZE, str(self.pid), str(size.rows), str(size.columns)), housekeeping=True)
 
     async def aclose(self) -> None:
         self._scope.cancel()
@@ -191,7 +195,7 @@ class MacExec(HostedSession, Exec):
         check_user(command.user, self.device.facts.get("user"))
         cwd = None if command.cwd is None else check_absolute(command.cwd)
         if command.tag is not None:
-            return await start_tagged(self.place, f"{self.folder}/{KEPT}", command, cwd)
+            return self._served(await start_tagged(self.place, f"{self.folder}/{KEPT}", command, cwd))
         terminal = command.terminal
         env = {"TERM": "xterm-256color", **command.env} if terminal else command.env
         child = await self.place.start(command.argv, env=env, cwd=cwd, stdin=command.stdin, terminal=terminal)
@@ -200,7 +204,11 @@ class MacExec(HostedSession, Exec):
     async def attach(self, tag: str, *, replay: bool = False) -> Process:
         if TAG.fullmatch(tag) is None:
             raise NotFound(f"{tag!r} is no tag of a process")
-        return await attach_tagged(self.place, f"{self.folder}/{KEPT}", tag, replay=replay)
+        return self._served(await attach_tagged(self.place, f"{self.folder}/{KEPT}", tag, replay=replay))
+
+    def _served(self, process: TaggedProcess) -> TaggedProcess:
+        self.nursery.start_soon(process.serve)
+        return process
 
     async def processes(self) -> Sequence[ProcessInfo]:
         done = await self.demand(script(LIST, f"{self.folder}/{KEPT}"), "the processes of the Mac cannot be listed")

@@ -49,7 +49,7 @@ class SimulatorSession(HostedApps, HostedScreen, UnifiedLogs, Power):
 
     # apps
 
-    async def install_bundle(self, path: str) -> None:
+    async def install_bundle(self, path: str, app: str) -> None:
         done = await self.place.run(["xcrun", "simctl", "install", self.device.identity, path])
         if done.code:
             error = trouble("the simulator refuses the app", done)

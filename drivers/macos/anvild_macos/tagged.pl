@@ -10,6 +10,7 @@ use strict;
 use warnings;
 use IO::Select;
 use IO::Socket::UNIX;
+use Fcntl qw(:flock);
 use POSIX qw(setsid :sys_wait_h);
 
 my ($mode, $folder, @rest) = @ARGV;
@@ -51,13 +52,14 @@ if ($mode eq 'attach') {
 }
 
 my ($owner, $limit, $stdin, @words) = @rest;
-if (!mkdir $folder) {
-    answer('failed') unless -d $folder;
-    answer('taken') if reach();
-    unlink glob "$folder/*";    # its keeper has not outlived a restart of the Mac
-}
+mkdir $folder;
 chdir $folder or answer('failed');
-write_file('owner', $owner) or answer('failed');
+# The lock says that a keeper lives, who may not have outlived a restart of the Mac.
+open my $lock, '>>', 'owner' or answer('failed');
+flock $lock, LOCK_EX | LOCK_NB or answer('taken');
+unlink 's', 'keeper', 'pid';
+truncate $lock, 0;
+syswrite $lock, $owner;
 my $listener = IO::Socket::UNIX->new(Local => 's', Listen => 5) or answer('failed');
 pipe my $told, my $tell or answer('failed');
 my $keeper = fork;
@@ -70,6 +72,7 @@ if ($keeper) {
 }
 close $told;
 setsid;
+$0 = 'anvild keeper';    # in place of the program's own words, which may be looked for
 write_file('keeper', $$) or exit 1;
 open STDIN, '<', '/dev/null';
 open STDOUT, '>', '/dev/null';
@@ -146,7 +149,10 @@ sub obey {
 }
 
 while (1) {
-    if (!defined $status and waitpid($pid, WNOHANG) == $pid) { $status = $? }
+    if (!defined $status and waitpid($pid, WNOHANG) == $pid) {
+        $status = $?;
+        kill 'KILL', -$pid;    # what the program has left in its group
+    }
     if ($open and $closing and $input eq '') { close $in; $open = 0 }
     if ($client and $begun) {
         $position = $first if $position < $first;

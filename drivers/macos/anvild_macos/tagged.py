@@ -83,9 +83,17 @@ class TaggedProcess(Process):
         self._exit: Exit | None = None
         self._error: AnvilError | None = None
         self._closed = False
+        self._gone = trio.Event()
         self._outputs: weakref.ref[_Outputs] | None = None
         self._changed = trio.lowlevel.ParkingLot()
         self._sending = trio.Lock()
+
+    async def serve(self) -> None:
+        """Let go of the process when the session ends, unless its holder has done so before."""
+        try:
+            await self._gone.wait()
+        finally:
+            await self.aclose()
 
     async def begin(self, *, replay: bool) -> None:
         """Ask for the output, and learn what the program is."""
@@ -155,6 +163,7 @@ class TaggedProcess(Process):
                     await self._send(Kind.COLLECTED)
                     while await self._child.stdout.receive_some():
                         pass  # until its keeper has gone, so that the tag is free
+            self._gone.set()
             await self._child.aclose()
 
     async def _send(self, kind: Kind, data: bytes = b"") -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 RECORDED = Path(__file__).with_name("recorded")
 HOME = Path(os.environ["STUB_HOME"])
-PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 40
+PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 40 + b"\0\0\0\0IEND\xaeB`\x82"
 SIMULATORS = [f"11111111-0000-4000-8000-00000000000{n}" for n in range(1, 7)]
 PHONE = "00008110-001A2B3C4D5E6F70"
 
@@ -40,7 +40,7 @@ def state():
         fcntl.flock(lock, fcntl.LOCK_EX)
         path = HOME / "state.json"
         known = json.loads(path.read_text()) if path.exists() else {}
-        known = {"booted": [], "apps": {}, "running": {}, "modes": {}, "restarts": 0, **known}
+        known = {"booted": [], "apps": {}, "running": {}, "modes": {}, "restarts": 0, "away": 0, **known}
         yield known
         path.write_text(json.dumps(known))
 
@@ -209,10 +209,10 @@ def devicectl(words):
             listed = json.loads(recorded("devicectl-list.json"))
             if mode("phone") == "away":
                 listed["result"]["devices"][0]["connectionProperties"]["tunnelState"] = "unavailable"
-            if mode("phone") == "restarting":
-                listed["result"]["devices"][0]["connectionProperties"]["tunnelState"] = "unavailable"
-                with state() as known:
-                    known["modes"]["phone"] = "back"
+            with state() as known:
+                if known["away"]:
+                    known["away"] -= 1
+                    listed["result"]["devices"][0]["connectionProperties"]["tunnelState"] = "unavailable"
             answer(path, listed)
         case ["device", "info", "apps", "--device", udid, "--json-output", path, "--include-all-apps"]:
             there(udid)
@@ -262,7 +262,7 @@ def devicectl(words):
         case ["device", "reboot", "--device", udid, "--json-output", path]:
             there(udid)
             with state() as known:
-                known["modes"]["phone"] = "restarting"
+                known["away"] = 3  # looks, of whomever
             answer(path, {"info": {"outcome": "success"}})
         case _:
             refuse(words)
@@ -276,7 +276,12 @@ def xcresulttool(words):
         case ["get", "test-results", ("tests" | "summary") as what, "--path", path]:
             if not Path(path).is_dir():
                 fail(1, f"Error: No file exists at {path}")
-            sys.stdout.write(recorded(f"xcresult-{what}.json"))
+            found = json.loads(recorded(f"xcresult-{what}.json"))
+            only = json.loads((Path(path) / "only").read_text())
+            if only and what == "tests":
+                for suite in found["testNodes"][0]["children"][0]["children"]:
+                    suite["children"] = [case for case in suite["children"] if chosen(case["nodeIdentifier"], only)]
+            print(json.dumps(found))
         case ["export", "attachments", "--path", path, "--output-path", folder]:
             target = Path(folder)
             target.mkdir()
@@ -286,6 +291,12 @@ def xcresulttool(words):
             print(f"Exported 2 attachments of {path} to: {folder}")
         case _:
             refuse(words)
+
+
+def chosen(identifier, only):
+    """Whether a test of the recorded bundle is among those that -only-testing names."""
+    name = f"DemoTests/{identifier.removesuffix('()')}"
+    return not only or any(name == each or name.startswith(f"{each}/") for each in only)
 
 
 def xcodebuild(words):
@@ -302,10 +313,13 @@ def xcodebuild(words):
     if head not in ("test", "test-without-building"):
         refuse(words)
     wanted = {"-destination", "-resultBundlePath"} | ({"-xctestrun"} if head != "test" else {"-scheme"})
-    given = {}
+    given, only = {}, []
     while rest:
         option = rest.pop(0)
-        if option.startswith(("-only-testing:", "-skip-testing:")):
+        if option.startswith("-only-testing:"):
+            only.append(option.removeprefix("-only-testing:"))
+            continue
+        if option.startswith("-skip-testing:"):
             continue
         known = wanted | {"-project", "-workspace", "-testPlan", "-configuration", "-test-iterations"}
         if option not in known or not rest:
@@ -319,13 +333,19 @@ def xcodebuild(words):
         print("xcodebuild: error: Unable to find a destination matching the provided destination specifier")
         sys.exit(70)
     for line in recorded("xcodebuild-output.txt").splitlines(keepends=True):
+        case = re.search(r"-\[DemoTests\.(\w+) (\w+)\]", line)
+        if case and not chosen(f"{case[1]}/{case[2]}", only):
+            continue
+        hanging = runner == "Hang" and "testWrongPassword]' started" in line
+        if hanging:
+            (HOME / "hanging").write_text(str(os.getpid()))
         sys.stdout.write(line)
         sys.stdout.flush()
-        if runner == "Hang" and "testWrongPassword]' started" in line:
-            (HOME / "hanging").write_text(str(os.getpid()))
+        if hanging:
             time.sleep(600)
     Path(given["-resultBundlePath"]).mkdir()
     (Path(given["-resultBundlePath"]) / "Info.plist").write_text("version 3")
+    (Path(given["-resultBundlePath"]) / "only").write_text(json.dumps(only))
     sys.exit(65)
 
 

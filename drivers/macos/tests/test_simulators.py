@@ -16,7 +16,6 @@ import trio
 from anvild.sdk import (
     AlreadyExists,
     App,
-    CapabilityMissing,
     DeviceLost,
     InvalidArgument,
     NotFound,
@@ -24,6 +23,7 @@ from anvild.sdk import (
     TestRequest,
     TestStatus,
     Unavailable,
+    WrongState,
 )
 from anvild_macos import paired
 
@@ -131,8 +131,11 @@ async def test_data_of_an_app(lab: Any, stub: Any) -> None:
         assert sorted(path.name for path in data.rglob("*")) == ["Documents", "keep"]
     async with lab.open(DEVICE) as phone:
         await install(phone, package())
-        with pytest.raises(CapabilityMissing, match="uninstall"):
-            await phone.clear_app("demo.app")
+        await phone.clear_app("demo.app")
+        assert len(stub.calls("xcrun", "devicectl", "device", "install")) == 2
+        with pytest.raises(WrongState, match="not installed here"):
+            await phone.clear_app("com.apple.mobilesafari")
+    assert names(phone.folder) == ["apps"], "until the cleaning"
 
 
 # tests
@@ -153,7 +156,7 @@ PRODUCTS = package(None, extra=("Demo.xctestrun", "Debug-iphonesimulator/Demo.ap
 async def test_tests_of_installed_products(device: Any, stub: Any) -> None:
     app = await install(device, PRODUCTS)
     assert app.identifier == "Demo.xctestrun"
-    summary, told = await run_tests(device, "Demo.xctestrun", env={"SERVER": "a b"}, only=("DemoTests/LoginTests",))
+    summary, told = await run_tests(device, "Demo.xctestrun", env={"SERVER": "a b"})
     assert (summary.complete, summary.cases, summary.reason) == (True, 6, "6 tests, 2 failed, 1 skipped")
     output = "".join(each.output or "" for each in told)
     assert output.startswith("Command line invocation:")
@@ -177,7 +180,6 @@ async def test_tests_of_installed_products(device: Any, stub: Any) -> None:
     assert json.loads((stub.home / "environment").read_text())["TEST_RUNNER_SERVER"] == "a b"
     (call,) = [each for each in stub.calls("xcodebuild") if "-destination" in each]
     assert f"id={device.device.identity}" in call
-    assert "-only-testing:DemoTests/LoginTests" in call
 
 
 async def test_tests_of_a_project_on_the_mac(lab: Any, stub: Any, tmp_path: Path) -> None:
