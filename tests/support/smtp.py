@@ -7,7 +7,7 @@ import email
 import email.policy
 import ssl
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from email.message import EmailMessage
 from functools import partial
@@ -31,10 +31,11 @@ class Letter:
 
 @dataclass
 class PostOffice:
-    """The server. ``login`` is the only name and password that it takes; None takes mail from anybody. While
-    ``closed`` is set it takes none."""
+    """The server. ``login`` is the only name and password that it takes; None takes mail from anybody. With
+    ``starttls`` it takes none before the way is protected. While ``closed`` is set it takes none at all."""
 
     login: tuple[str, str] | None = None
+    starttls: ssl.SSLContext | None = None
     closed: bool = False
     address: str = ""
     letters: list[Letter] = field(default_factory=list)
@@ -50,7 +51,7 @@ class PostOffice:
     async def serve(self, stream: trio.abc.Stream) -> None:
         """Talk to one client (RFC 5321)."""
         lines = _Lines(stream)
-        known = self.login is None
+        known, protected = self.login is None, self.starttls is None
         sender, to = "", []
         await stream.send_all(b"220 here\r\n")
         while (line := await lines.next()) is not None:
@@ -58,12 +59,17 @@ class PostOffice:
             answer = "250 fine"
             match verb.upper():
                 case "EHLO":
-                    answer = "250-here\r\n250 AUTH PLAIN"
+                    answer = "250-here\r\n250-STARTTLS\r\n250 AUTH PLAIN"
                 case "AUTH":
                     _, user, password = base64.b64decode(rest.split()[1]).decode().split("\0")
                     known = (user, password) == self.login
                     answer = "235 welcome" if known else "535 no"
-                case "MAIL" if self.closed or not known:
+                case "STARTTLS" if self.starttls is not None:
+                    await stream.send_all(b"220 go on\r\n")
+                    stream = trio.SSLStream(stream, self.starttls, server_side=True)
+                    lines, protected = _Lines(stream), True
+                    continue
+                case "MAIL" if self.closed or not known or not protected:
                     answer = "550 not now"
                 case "MAIL":
                     sender, to = _address(rest), []
@@ -95,7 +101,7 @@ class _Lines:
     async def data(self) -> bytes:
         found = await self._until(b"\r\n.\r\n")
         assert found is not None
-        return found.replace(b"\r\n..", b"\r\n.")
+        return found.replace(b"\r\n..", b"\r\n.") + b"\r\n"
 
     async def _until(self, end: bytes) -> bytes | None:
         while end not in self._buffer:
@@ -113,13 +119,14 @@ def _address(text: str) -> str:
 
 @asynccontextmanager
 async def post_office(
-    *, login: tuple[str, str] | None = None, context: ssl.SSLContext | None = None
+    *, login: tuple[str, str] | None = None, starttls: ssl.SSLContext | None = None, tls: ssl.SSLContext | None = None
 ) -> AsyncIterator[PostOffice]:
-    """Run a server on a free port while the block runs; with a context it speaks TLS from the first byte on."""
-    office = PostOffice(login)
+    """Run a server on a free port while the block runs; with ``tls`` it speaks that from the first byte on."""
+    office = PostOffice(login, starttls)
 
     async def serve(stream: trio.SocketStream) -> None:
-        await office.serve(stream if context is None else trio.SSLStream(stream, context, server_side=True))
+        with suppress(trio.BrokenResourceError):  # the client went, or did not trust us
+            await office.serve(stream if tls is None else trio.SSLStream(stream, tls, server_side=True))
 
     async with trio.open_nursery() as nursery:
         listeners = await nursery.start(partial(trio.serve_tcp, serve, 0, host="127.0.0.1"))
