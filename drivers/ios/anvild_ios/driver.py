@@ -65,7 +65,7 @@ class IosDriver(Driver, Mend, Rehearsal):
         self._settings = context.settings
         self._background = Background(self._failed)
         self._ledger = Ledger(context.state_dir / "left")
-        self._tunnel = Tunnel(self._background)
+        self._tunnel = Tunnel(self._background, context.state_dir / "tunnel")
         self._simulator: Simulator | None = None
         self._mux = Usbmux(MuxAddress())
         self._inspector = Inspector(self._mux)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+from pathlib import Path
 
 import trio
 
@@ -22,10 +23,11 @@ LOOK_SECONDS = 0.25
 
 
 class Tunnel:
-    """Starts the child when it is first needed, and again when it has ended."""
+    """Starts the child when it is first needed, and again when it has ended. It keeps its keys in ``folder``."""
 
-    def __init__(self, background: Background) -> None:
+    def __init__(self, background: Background, folder: Path) -> None:
         self._background = background
+        self._folder = folder
         self._lock = trio.Lock()
         self._scope: trio.CancelScope | None = None
         self._ended = trio.Event()
@@ -61,7 +63,9 @@ class Tunnel:
     async def _run(
         self, tool: Tool, env: dict[str, str], port: int, ended: trio.Event, *, task_status: trio.TaskStatus[None]
     ) -> None:
+        await trio.to_thread.run_sync(lambda: self._folder.mkdir(mode=0o700, parents=True, exist_ok=True))
         argv = [tool.path, "tunnel", "start", "--userspace", f"--tunnel-info-port={port}"]
+        argv.append(f"--pair-record-path={self._folder}")  # else its keys lie in the daemon's working directory
         stands = False
         try:
             with trio.CancelScope() as self._scope:

@@ -385,15 +385,22 @@ async def test_the_real_go_ios_finds_no_tunnel(
     make_bench: Any,
     go_ios: str,
     monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
     """The tunnel child is the real one; the simulated device has no end for it."""
     monkeypatch.setattr("anvild_ios.tunnel.DEVICE_SECONDS", 0.5)
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
     async with start_simulator([device(1)]) as simulator:
         driver = make_driver(usbmuxd=simulator.address, tool=go_ios)
         async with running(driver) as watched, make_bench(simulator, driver, watched).session() as session:
             with pytest.raises(Unavailable, match="tunnel"):
                 await session.launch_app("com.example.demo")
             assert driver._tunnel.runs
+    assert list((tmp_path / "work").iterdir()) == []
+    keys = driver.context.state_dir / "tunnel"
+    assert keys.stat().st_mode & 0o077 == 0
+    assert [path.name for path in keys.iterdir()] == ["selfIdentity.plist"]
 
 
 class TestPymobiledevice3:
