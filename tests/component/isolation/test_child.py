@@ -191,7 +191,9 @@ async def main():
                                   environ={ENVIRON!r}, directory=Path("/"))
         await nursery.start(child.listen)
         await child.go()
-        print(child.pid, child._keeper.pid, (await child.stdout.receive_some()).decode().strip(), flush=True)
+        own = (await child.stdout.receive_some()).decode().strip()
+        sys.stdout.write(f"{{child.pid}} {{child._keeper.pid}} {{own}}\\n")
+        sys.stdout.flush()
         await trio.sleep_forever()
 trio.run(main)
 """
