@@ -30,6 +30,7 @@ COMMANDS: tuple[tuple[str, str, Group, str], ...] = (
     ("login", "anvild.cli.login:login", LAB, "Save the address and the key of a daemon."),
     ("logout", "anvild.cli.login:logout", LAB, "Forget a saved connection."),
     ("bootstrap", "anvild.cli.bootstrap:bootstrap", MACHINE, "Make the first user, team and keys of a daemon."),
+    ("user", "anvild.cli.user:app", MACHINE, "Make accounts for people."),
     ("image", "anvild.cli.image:app", MACHINE, "Build the images that devices are made from."),
     ("driver", "anvild.cli.driver:app", MACHINE, "Write a driver, check it, drive it by hand."),
     ("backup", "anvild.cli.maintenance:backup", MACHINE, "Write everything that must be kept to one file."),

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from .accounts import SignUp
+from .accounts import Accounts, SignUp
 from .audit import Audit, AuditCursor, AuditPage
 from .bootstrap import Bootstrapped, bootstrap
+from .cache import CredentialCache
 from .idempotency import Idempotency, KeyReused, StillRunning, StoredAnswer, object_id
 from .identity import Identity
 from .passwords import Passwords
@@ -33,11 +34,13 @@ __all__ = [
     "NOWHERE",
     "POLICY",
     "SYSTEM",
+    "Accounts",
     "ApiKey",
     "Audit",
     "AuditCursor",
     "AuditPage",
     "Bootstrapped",
+    "CredentialCache",
     "Credentials",
     "Idempotency",
     "Identity",

@@ -21,7 +21,7 @@ from .teams import default_team, delete_team, insert_membership, insert_team, te
 from .users import change_status, checked_name, insert_user, load_user, normal_email, put_password
 from .values import NOWHERE, Origin, Principal, User
 
-__all__ = ["ACTIVATION_LIFETIME", "RESET_LIFETIME", "Accounts", "SignUp", "begin"]
+__all__ = ["ACTIVATION_LIFETIME", "RESET_LIFETIME", "Accounts", "SignUp"]
 
 ACTIVATION_LIFETIME = timedelta(minutes=30)
 RESET_LIFETIME = timedelta(minutes=15)
@@ -44,6 +44,30 @@ class Accounts:
         self._store = store
         self._passwords = passwords
         self._cache = cache
+
+    async def add(self, *, email: str, password: str, name: str, admin: bool = False, by: Principal) -> User:
+        """Make an active account with a team of its own, where no mail proves whose the address is.
+
+        Raises InvalidRequest, AlreadyExists.
+        """
+        address, shown = normal_email(email), checked_name(name)
+        stored = await self._passwords.hash(password)
+
+        def job(connection: Connection) -> User:
+            user = insert_user(
+                connection,
+                name=shown,
+                email=address,
+                username=None,
+                password_hash=stored,
+                status="active",
+                lab_role="admin" if admin else "viewer",
+                is_admin=admin,
+                actor=by.actor,
+            )
+            return _begin(connection, user.id, actor=by.actor)
+
+        return await self._store.write(job)
 
     async def sign_up(self, *, email: str, password: str, name: str, origin: Origin = NOWHERE) -> SignUp:
         """Make an account that nobody can come in with before :meth:`activate`.
@@ -100,7 +124,7 @@ class Accounts:
                 raise InvalidRequest("this account has been activated already", reason="already_activated")
             actor = f"user:{user.id}"
             change_status(connection, user, "active", actor=actor, origin=origin)
-            return begin(connection, user.id, actor=actor, origin=origin)
+            return _begin(connection, user.id, actor=actor, origin=origin)
 
         user = await self._store.write(job)
         self._cache.invalidate(f"user:{user.id}")
@@ -181,7 +205,7 @@ class Accounts:
         self._cache.invalidate(f"user:{user_id}", *(f"team:{team_id}" for team_id in teams))
 
 
-def begin(connection: Connection, user_id: str, *, actor: str, origin: Origin = NOWHERE) -> User:
+def _begin(connection: Connection, user_id: str, *, actor: str, origin: Origin = NOWHERE) -> User:
     """Give a new active account what it begins with, within a transaction: a team, and the first one the platform."""
     user = load_user(connection, user_id)
     _give_team(connection, user, actor=actor, origin=origin)

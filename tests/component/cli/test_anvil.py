@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 
 from tests.daemon import BIN, EMAIL, PASSWORD, Daemon
@@ -173,6 +174,21 @@ def test_keys(anvil: Anvil, told: Told) -> None:
     assert anvil("keys", "revoke", made["id"]).returncode == 0
     assert anvil("runs", **narrow).returncode == 4
     assert anvil("keys", "revoke", NOBODY).returncode == 3
+
+
+def test_an_account_is_made_beside_the_running_daemon(anvil: Anvil, lab: Daemon) -> None:
+    made = ("user", "add", "Ann@Example.org", "--data-dir", str(lab.data_dir), "--password", "a good password")
+    done = anvil(*made, "--json")
+    assert done.returncode == 0, done.stderr
+    user = json.loads(done.stdout)
+    assert (user["email"], user["name"], user["admin"]) == ("ann@example.org", "Ann", False)
+    body = {"email": "ann@example.org", "password": "a good password"}
+    answer = httpx2.post(f"{lab.url}/v1/auth/login", json=body, trust_env=False)
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["role"] == "owner"
+    again = anvil(*made)
+    assert again.returncode != 0
+    assert "there is an account with this email" in again.stderr
 
 
 def test_login_keeps_a_key_that_works(anvil: Anvil, lab: Daemon) -> None:
