@@ -9,7 +9,7 @@ import msgspec
 from sqlalchemy import Connection, Row, bindparam, func, insert, literal_column, select, text, update
 
 from anvild.core.clock import utcnow
-from anvild.sdk import Requirements
+from anvild.sdk import Requirements, ResourceExhausted
 
 from . import journal
 from .condition import Limits, held_back
@@ -28,7 +28,7 @@ from .queue import (
 from .tables import attempts, devices, leases, runs
 from .values import LeaseInfo, RunState
 
-__all__ = ["Grant", "Supply", "claim", "queued", "used_slots", "waiting_lanes"]
+__all__ = ["Grant", "Supply", "claim", "free_slot", "queued", "used_slots", "waiting_lanes"]
 
 PAGE = 16
 
@@ -203,6 +203,15 @@ def _free_slots(conn: Connection, supply: Supply) -> list[FreeSlot]:
 def used_slots(conn: Connection, host: str, driver: str) -> set[int]:
     """Return the slots of a driver that are leased."""
     return set(conn.execute(_used_slots, {"host": host, "driver": driver}).scalars())
+
+
+def free_slot(conn: Connection, host: str, driver: str, slots: int) -> int:
+    """Return a slot of a driver that nobody has. Raises ResourceExhausted."""
+    used = used_slots(conn, host, driver)
+    for slot in range(slots):
+        if slot not in used:
+            return slot
+    raise ResourceExhausted(f"all {slots} slots of the driver {driver!r} are in use")
 
 
 def _grant(conn: Connection, supply: Supply, pick: Pick) -> Grant:

@@ -53,7 +53,8 @@ log = get_logger(__name__)
 class Tenant(Protocol):
     """Who holds a lease in this process."""
 
-    lease: LeaseInfo
+    @property
+    def lease(self) -> LeaseInfo: ...
 
     def device_lost(self, reason: str) -> None: ...
 
@@ -105,7 +106,12 @@ class Engine:
         self._retention = Retention(store, keep=keep)
         self._settling: dict[str, trio.Event] = {}
         self.leases = Leases(
-            store, supply=self.supply, start=self._hold, holdings=self._holdings, settled=self._settled
+            store,
+            supply=self.supply,
+            start=self._hold,
+            holdings=self._holdings,
+            settled=self._settled,
+            changed=self._changed,
         )
         self._drivers = {
             name: HostedDriver(
@@ -326,7 +332,7 @@ class Engine:
 
     def _enter(self, tenant: Tenant) -> None:
         self._tenants[tenant.lease.device_id] = tenant
-        if tenant.lease.slot is not None:
+        if _takes_slot(tenant.lease):
             self._drivers[tenant.lease.driver].slots_used += 1
 
     def _leave(self, lease: LeaseInfo) -> None:
@@ -339,7 +345,7 @@ class Engine:
             self._runaways += tenant.runaway
             if tenant.began:
                 self._resting.pop(_place(lease), None)
-        if lease.slot is not None:
+        if _takes_slot(lease):
             self._drivers[lease.driver].slots_used -= 1
 
     async def _release(self, lease: LeaseInfo, fate: Fate, reason: str) -> None:
@@ -435,6 +441,11 @@ class Engine:
     def _hear_lost(self, event: Event) -> None:
         self._lost(event.subject_id, str(event.data.get("reason") or "it has gone"))
         self.scheduler.wake()
+
+
+def _takes_slot(lease: LeaseInfo) -> bool:
+    """Whether a lease has one of its driver's slots; one whose device was put aside has a number below zero."""
+    return lease.slot is not None and lease.slot >= 0
 
 
 def _place(lease: LeaseInfo) -> str:

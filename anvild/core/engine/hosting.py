@@ -23,6 +23,8 @@ from anvild.core.logging import get_logger
 from anvild.core.store import Store
 from anvild.sdk import (
     AnvilError,
+    Capability,
+    CapabilityMissing,
     Description,
     Driver,
     DriverFault,
@@ -45,6 +47,7 @@ from .values import DriverInfo
 __all__ = ["DriverFactory", "Gone", "HostedDriver", "InProcess"]
 
 T = TypeVar("T")
+C = TypeVar("C", bound=Capability)
 
 Gone = Callable[[str], None]
 """Hears why an instance can serve no more."""
@@ -222,6 +225,16 @@ class HostedDriver:
         if isinstance(driver, Provision):
             return driver
         raise self.fault("describe", TypeError("it declares slots and does not implement Provision"))
+
+    def require(self, capability: type[C]) -> C:
+        """The living instance as one that has a capability beside sessions. Raises Unavailable, CapabilityMissing."""
+        driver: object = self.driver
+        if isinstance(driver, capability):
+            return driver
+        offered = ", ".join(self.description.capabilities) if self.description is not None else "nothing"
+        raise CapabilityMissing(
+            f"the driver {self.name!r} does not offer {capability.capability!r}; it offers {offered}"
+        )
 
     def fault(self, what: str, error: BaseException) -> DriverFault:
         """Count a breach of the contract and return what the caller of the verb gets."""

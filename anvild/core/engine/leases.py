@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, Row, bindparam, insert, select, update
+from sqlalchemy import Connection, Row, bindparam, func, insert, select, update
 
 from anvild.core.clock import utcnow
 from anvild.core.errors import Conflict
@@ -19,7 +19,17 @@ from .journal import fail_wanting
 from .tables import devices, leases
 from .values import Actor, LeaseInfo
 
-__all__ = ["Fate", "Holder", "active_lease", "grant", "grant_slot", "lease_from", "release"]
+__all__ = [
+    "Fate",
+    "Holder",
+    "active_lease",
+    "grant",
+    "grant_slot",
+    "lease_from",
+    "leave_slot",
+    "release",
+    "take_slot",
+]
 
 _active = select(leases).where(leases.c.device_id == bindparam("device_id"), leases.c.released_at.is_(None))
 _advance = (
@@ -97,6 +107,19 @@ def active_lease(conn: Connection, device_id: str) -> LeaseInfo | None:
     """Return the lease that a device is under, if any."""
     row = conn.execute(_active, {"device_id": device_id}).one_or_none()
     return None if row is None else lease_from(row)
+
+
+def leave_slot(conn: Connection, lease: LeaseInfo) -> LeaseInfo:
+    """Free the slot of a lease whose device is put aside; it keeps a number below zero, which no driver offers."""
+    active = (leases.c.host == lease.host, leases.c.driver == lease.driver, leases.c.released_at.is_(None))
+    lowest = conn.execute(select(func.min(leases.c.slot)).where(*active)).scalar_one()
+    return take_slot(conn, lease, min(lowest or 0, 0) - 1)
+
+
+def take_slot(conn: Connection, lease: LeaseInfo, slot: int) -> LeaseInfo:
+    """Move an active lease to another slot, and return it as it is then."""
+    conn.execute(update(leases).where(leases.c.id == lease.id, leases.c.released_at.is_(None)).values(slot=slot))
+    return msgspec.structs.replace(lease, slot=slot)
 
 
 def lease_from(row: Row[Any]) -> LeaseInfo:

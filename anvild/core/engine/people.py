@@ -18,14 +18,14 @@ from anvild.sdk import (
     DeviceRequest,
     DeviceStatus,
     NotFound,
-    ResourceExhausted,
     Session,
+    WrongState,
 )
 
-from .claims import Supply, used_slots
+from .claims import Supply, free_slot
 from .devices import device_from, device_row, fact_of
 from .execution import GRACE_SECONDS, Release
-from .leases import Holder, grant, grant_slot, lease_from
+from .leases import Holder, active_lease, grant, grant_slot, lease_from
 from .tables import leases
 from .tenure import Tenure
 from .values import Actor, Device, LeaseInfo
@@ -37,7 +37,6 @@ class Holding:
     """One lease of a person in this process, from its grant to its release."""
 
     def __init__(self, lease: LeaseInfo, tenure: Tenure, *, make: DeviceRequest | None, release: Release) -> None:
-        self.lease = lease
         self.tenure = tenure
         self.ready = trio.Event()
         self.failed: AnvilError | None = None
@@ -48,6 +47,13 @@ class Holding:
         self._reason = "released"
         self._nursery: trio.Nursery | None = None
         self._making = trio.CancelScope()
+        self._turn = trio.Lock()
+        self._moving = False
+
+    @property
+    def lease(self) -> LeaseInfo:
+        """The lease as it is now."""
+        return self.tenure.lease
 
     def let_go(self, reason: str) -> None:
         """End the lease; the device is cleaned behind this call."""
@@ -56,7 +62,9 @@ class Holding:
             self._over.set()
 
     def device_lost(self, reason: str) -> None:
-        """The device has gone."""
+        """The device has gone. One that was put aside is told of as away, and has not gone."""
+        if self.tenure.aside:
+            return
         self.tenure.lost = reason
         self.let_go(DeviceLost.code)
 
@@ -86,18 +94,44 @@ class Holding:
 
     @asynccontextmanager
     async def session(self) -> AsyncIterator[Session]:
-        """Open a session under this lease. Raises what the driver says, and StaleLease once the lease has ended."""
-        await self.ready.wait()
-        if self.failed is not None:
-            raise self.failed
+        """Open a session under this lease. Raises what the driver says, WrongState while the device is aside, and
+        Conflict once the lease has ended."""
+        await self.usable()
         if self._nursery is None or self._over.is_set():
             raise Conflict("the lease has ended")
+        if self._moving or self.tenure.aside:
+            raise WrongState(f"the device {self.tenure.fact.name!r} is put aside: resume it first")
         opened = await self.tenure.open(self._nursery, lambda error: self.device_lost(error.message))
         assert opened.session is not None
         try:
             yield opened.session
         finally:
             await opened.close()
+
+    async def usable(self) -> None:
+        """Return when the device has been made. Raises why it has not."""
+        await self.ready.wait()
+        if self.failed is not None:
+            raise self.failed
+
+    async def suspend(self) -> None:
+        """Put the device aside; its sessions end. Raises as :meth:`Tenure.suspend`. Idempotent."""
+        await self.usable()
+        async with self._turn:
+            if self.tenure.aside:
+                return
+            self._moving = True
+            try:
+                await self.tenure.suspend()
+            finally:
+                self._moving = False
+
+    async def resume(self) -> None:
+        """Bring the device back from aside. Raises as :meth:`Tenure.resume`. Idempotent."""
+        await self.usable()
+        async with self._turn:
+            if self.tenure.aside:
+                await self.tenure.resume()
 
     async def _prepare(self) -> None:
         try:
@@ -123,13 +157,16 @@ class Leases:
         start: Callable[[LeaseInfo, DeviceFact, DeviceRequest | None], Holding],
         holdings: Callable[[], list[Holding]],
         settled: Callable[[str | None], Awaitable[None]],
+        changed: Callable[[], None],
     ) -> None:
-        """``settled`` waits until it is known what a device (or, for None, every driver) is good for after a start."""
+        """``settled`` waits until it is known what a device (or, for None, every driver) is good for after a start;
+        ``changed`` is called when a slot has become free."""
         self._store = store
         self._supply = supply
         self._start = start
         self._holdings = holdings
         self._settled = settled
+        self._changed = changed
 
     async def acquire(self, device_id: str, by: Actor, *, duration: float | None) -> LeaseInfo:
         """Lease a device for ``duration`` seconds, or until it is released (None).
@@ -146,17 +183,77 @@ class Leases:
 
         Returns when it takes verbs. Raises ResourceExhausted when the driver has no free slot, and what it raises.
         """
-        holding = await self._make(driver, request, by, duration)
-        await holding.ready.wait()
-        if holding.failed is not None:
-            raise holding.failed
+        holding = await self.begin(driver, request, by, duration=duration)
+        await holding.usable()
         return await self._store.read(lambda conn: device_from(device_row(conn, holding.lease.device_id)))
+
+    async def begin(
+        self,
+        driver: str,
+        request: DeviceRequest,
+        by: Actor,
+        *,
+        duration: float | None,
+        identity: str | None = None,
+        also: Callable[[Connection, LeaseInfo], None] | None = None,
+    ) -> Holding:
+        """As :meth:`make`, and return when the slot is leased: :meth:`Holding.usable` waits for the device.
+
+        ``identity`` is one that no device has had; None leaves it to the engine. ``also`` runs in the transaction that
+        grants the lease.
+        """
+        await self._settled(None)
+        supply = self._supply()
+        offer = supply.drivers.get(driver)
+        if offer is None:
+            raise NotFound(f"no driver {driver!r} is loaded")
+        if offer.blocked is not None:
+            raise Conflict(f"the driver {driver!r} is not ready: {offer.blocked}")
+        identity = identity or new_id()
+        slots = offer.slots
+
+        def job(conn: Connection) -> tuple[LeaseInfo, DeviceFact]:
+            lease = grant_slot(
+                conn,
+                driver=driver,
+                host=supply.host,
+                slot=free_slot(conn, supply.host, driver, slots),
+                identity=identity,
+                name=request.name,
+                holder=Holder(actor=by, team_id=by.team_id, duration=duration),
+                incarnation=supply.incarnation,
+            )
+            if also is not None:
+                also(conn, lease)
+            return lease, fact_of(device_row(conn, lease.device_id))
+
+        lease, fact = await self._store.write(job)
+        return self._start(lease, fact, request)
+
+    async def suspend(self, lease_id: str) -> None:
+        """Put the device of a person's lease aside on disk; its sessions end and its slot becomes free.
+
+        Idempotent. Raises NotFound, CapabilityMissing, and what the driver says; then the device goes on.
+        """
+        await self._holding(lease_id).suspend()
+        self._changed()
+
+    async def resume(self, lease_id: str) -> None:
+        """Bring the device of a person's lease back from aside, with its memory and processes; it takes sessions again.
+
+        Idempotent. Raises NotFound, ResourceExhausted when no slot is free, and what the driver says; then the device
+        stays aside.
+        """
+        await self._holding(lease_id).resume()
+
+    async def on(self, device_id: str) -> LeaseInfo | None:
+        """Return the lease that a device is under, once it is known what became of it over a restart."""
+        await self._settled(device_id)
+        return await self._store.read(lambda conn: active_lease(conn, device_id))
 
     async def release(self, lease_id: str) -> None:
         """End a person's lease and return when the device is clean. Raises NotFound when it is not held here."""
-        holding = next((each for each in self._holdings() if each.lease.id == lease_id), None)
-        if holding is None:
-            raise NotFound(f"nobody holds the lease {lease_id} here")
+        holding = self._holding(lease_id)
         holding.let_go("released")
         await holding.ended.wait()
 
@@ -212,36 +309,11 @@ class Leases:
         lease, fact = await self._store.write(job)
         return self._start(lease, fact, None)
 
-    async def _make(self, driver: str, request: DeviceRequest, by: Actor, duration: float | None) -> Holding:
-        await self._settled(None)
-        supply = self._supply()
-        offer = supply.drivers.get(driver)
-        if offer is None:
-            raise NotFound(f"no driver {driver!r} is loaded")
-        if offer.blocked is not None:
-            raise Conflict(f"the driver {driver!r} is not ready: {offer.blocked}")
-
-        identity = new_id()
-
-        def job(conn: Connection) -> tuple[LeaseInfo, DeviceFact]:
-            used = used_slots(conn, supply.host, driver)
-            free = [slot for slot in range(offer.slots) if slot not in used]
-            if not free:
-                raise ResourceExhausted(f"all {offer.slots} slots of the driver {driver!r} are in use")
-            lease = grant_slot(
-                conn,
-                driver=driver,
-                host=supply.host,
-                slot=free[0],
-                identity=identity,
-                name=request.name,
-                holder=Holder(actor=by, team_id=by.team_id, duration=duration),
-                incarnation=supply.incarnation,
-            )
-            return lease, fact_of(device_row(conn, lease.device_id))
-
-        lease, fact = await self._store.write(job)
-        return self._start(lease, fact, request)
+    def _holding(self, lease_id: str) -> Holding:
+        for holding in self._holdings():
+            if holding.lease.id == lease_id:
+                return holding
+        raise NotFound(f"nobody holds the lease {lease_id} here")
 
 
 def _not_ready(device: Device, supply: Supply) -> str | None:

@@ -4,7 +4,7 @@ cleaned or destroyed before anybody else may have it."""
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import msgspec
 import trio
@@ -22,14 +22,16 @@ from anvild.sdk import (
     InvalidArgument,
     Lease,
     Session,
+    Suspend,
     Unavailable,
 )
 
 from .chores import CLEAN_SECONDS, DESTROY_SECONDS
+from .claims import free_slot
 from .devices import device_event, device_row, facts_of
 from .guard import Fences, Guard, guarded
 from .hosting import HostedDriver
-from .leases import Fate
+from .leases import Fate, leave_slot, take_slot
 from .persist import persist
 from .tables import devices
 from .values import LeaseInfo
@@ -39,6 +41,8 @@ __all__ = ["OpenSession", "Tenure"]
 CREATE_SECONDS = 120.0
 OPEN_SECONDS = 60.0
 CLOSE_SECONDS = 30.0
+SUSPEND_SECONDS = 120.0
+RESUME_SECONDS = 120.0
 
 log = get_logger(__name__)
 
@@ -71,6 +75,7 @@ class OpenSession:
             if scope.cancelled_caught:
                 self._ended_by(DeadlineExceeded(f"the driver {hosted.name!r} did not open or close a session in time"))
         finally:
+            self._tenure.forget(self)
             self._closed.set()
 
     async def close(self) -> bool:
@@ -142,6 +147,55 @@ class Tenure:
             raise
         return opened
 
+    def forget(self, opened: OpenSession) -> None:
+        """A session has been closed."""
+        self._open.discard(opened)
+
+    @property
+    def aside(self) -> bool:
+        """Whether the driver keeps the device aside: its memory is on disk, and it takes no session."""
+        return self.made_to_order and self.fact.status is DeviceStatus.OFFLINE
+
+    async def suspend(self) -> None:
+        """End all sessions, have the device put aside, and free its slot.
+
+        Raises CapabilityMissing, Unavailable, and what the driver says; then the device goes on, without sessions.
+        """
+        suspend = self.hosted.require(Suspend).suspend
+        for opened in list(self._open):
+            await opened.close()
+        await self._moved("suspend", SUSPEND_SECONDS, suspend)
+        self.lease = await persist(self._store, lambda conn: leave_slot(conn, self.lease))
+        self.hosted.slots_used -= 1
+
+    async def resume(self) -> None:
+        """Take a slot and bring the device back from aside.
+
+        Raises ResourceExhausted when no slot is free, CapabilityMissing, Unavailable, and what the driver says; then
+        the device stays aside.
+        """
+        resume = self.hosted.require(Suspend).resume
+        slots = self.hosted.description.slots if self.hosted.description is not None else 0
+        host, driver = self.lease.host, self.lease.driver
+        self.lease = await self._store.write(
+            lambda conn: take_slot(conn, self.lease, free_slot(conn, host, driver, slots))
+        )
+        self.hosted.slots_used += 1
+        try:
+            await self._moved("resume", RESUME_SECONDS, resume)
+        except AnvilError:
+            self.lease = await persist(self._store, lambda conn: leave_slot(conn, self.lease))
+            self.hosted.slots_used -= 1
+            raise
+
+    async def _moved(self, what: str, limit: float, verb: Callable[[str], Awaitable[DeviceFact]]) -> None:
+        told = await self.hosted.call(what, limit, verb, self.fact.identity)
+        try:
+            self.fact = _check_made(told, self.fact.identity)
+        except InvalidArgument as error:
+            raise self.hosted.fault(what, error) from error
+        await self.write_fact()
+
     def guard(self, session: Session) -> Session:
         """Put a session of this lease behind its guard."""
         guard = Guard(
@@ -196,9 +250,9 @@ def _check_made(fact: object, identity: str) -> DeviceFact:
     try:
         made = msgspec.convert(msgspec.to_builtins(fact), DeviceFact)
     except (msgspec.ValidationError, TypeError) as error:
-        raise InvalidArgument(f"create returned something else than a device: {error}") from error
+        raise InvalidArgument(f"it returned something else than a device: {error}") from error
     if made.identity != identity:
-        raise InvalidArgument(f"create returned the device {made.identity!r} in place of {identity!r}")
+        raise InvalidArgument(f"it returned the device {made.identity!r} in place of {identity!r}")
     return made
 
 
