@@ -63,7 +63,7 @@ GO = b"go\n"
 # arguments that stands for the file, $2 a folder to make for it.
 INTO_FILE = """\
 slot=$1; folder=$2; shift 2
-trap 'rm -rf -- "$folder"' EXIT
+trap 'trap "" TERM; rm -rf -- "$folder"' EXIT
 trap 'exit 143' TERM
 mkdir -m 700 -- "$folder" || exit 125
 words=()

@@ -15,6 +15,7 @@ use POSIX qw(setsid :sys_wait_h);
 
 my ($mode, $folder, @rest) = @ARGV;
 my $FULL = 65536;
+my $UNCOLLECTED = 86400;    # seconds for which the end of a program waits for somebody to ask
 $SIG{PIPE} = 'IGNORE';
 $| = 1;
 umask 077;
@@ -92,7 +93,7 @@ if (!$pid) {
     open STDERR, '>&', $err_there;
     close $_ for $in, $in_there, $out, $out_there, $err, $err_there, $tell, $listener;
     chdir($ENV{HOME} || '/') or chdir '/';
-    exec {$words[0]} @words;
+    { exec {$words[0]} @words }
     POSIX::_exit(127);
 }
 close $_ for $in_there, $out_there, $err_there;
@@ -173,9 +174,10 @@ while (1) {
     $writers->add($client) if $client and $sending ne '';
     $writers->add($in) if $open and $input ne '';
     # A program's end is no event for select. Once it has ended, what others hold of its output is not waited for.
-    my $patience = $done ? undef : defined $status ? 0.2 : $outputs->count ? 1 : 0.05;
+    my $patience = $done ? $UNCOLLECTED : defined $status ? 0.2 : $outputs->count ? 1 : 0.05;
     my @found = IO::Select->select($readers, $writers, undef, $patience);
     my ($ready, $room) = map { $_ || [] } @found[0, 1];
+    leave() if $done and !@found and !$client;
     my $heard = 0;
     for my $one (@$ready) {
         if ($one == $listener) {
@@ -185,7 +187,8 @@ while (1) {
             ($received, $sending, $end_sent) = ('', '', 0);
             last;    # what was ready of the old client is gone
         }
-        my $got = sysread $one, my $data, $FULL;
+        my $data;
+        my $got = sysread $one, $data, $FULL;
         if ($client and $one == $client) {
             if ($got) { $received .= $data; obey() }
             elsif (defined $got) { let_go() }

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import plistlib
+import shutil
+import subprocess
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,8 @@ import pytest
 from anvild.sdk import Apps, AppTests, Attachments, Mend
 from anvild.sdk.testing import RULES, AppProfile, InProcess, Level, Profile, TestsProfile, examine
 from anvild_macos import paired, watcher
-from anvild_macos.driver import MacosDriver
+from anvild_macos.driver import MacosDriver, token_of
+from anvild_macos.tagged import end_all
 
 MAC = "0A1B2C3D-0000-4000-8000-0000000000FF"
 SIMULATOR = "11111111-0000-4000-8000-000000000001"
@@ -45,6 +48,18 @@ async def test_conformance(sshd: Any, stub: Any, tmp_path: Path, monkeypatch: py
     )
     # The driver's life is the same whatever the device.
     rules = RULES if on_mac else [each for each in RULES if each.about in (Apps, AppTests, Attachments, Mend)]
-    report = await examine(InProcess(MacosDriver), profile, rules=rules)
+    state = tmp_path / "state"
+    for folder in (state, tmp_path / "cache"):
+        folder.mkdir()
+    try:
+        report = await examine(InProcess(MacosDriver), profile, rules=rules, directories=(state, tmp_path / "cache"))
+    finally:
+        clear(f"/tmp/anvild-{token_of(state)}")  # the kit cleans no device when it has done with it
     assert report.failures == ()
     assert report.grade is Level.PLATINUM
+
+
+def clear(folder: str) -> None:
+    for kept in Path(folder).glob("*/kept"):
+        subprocess.run(end_all(str(kept)), check=True)
+    shutil.rmtree(folder, ignore_errors=True)
