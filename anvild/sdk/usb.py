@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Awaitable, Callable, Collection, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
-import pyudev  # type: ignore[import-untyped]
 import trio
 import usb.core  # type: ignore[import-untyped]
 
 from .values import Health, HealthState, Value
+
+try:
+    import pyudev  # type: ignore[import-untyped]
+except ImportError:  # it is installed on Linux alone, where there is something for it to talk to
+    pyudev = None
 
 __all__ = ["UsbDevice", "list_usb", "usb_health", "watch_usb"]
 
@@ -91,21 +95,28 @@ async def watch_usb(
             _drain(monitor)
 
 
-def _monitor() -> pyudev.Monitor | None:
+def _context() -> Any:
+    """Load libudev. Raises ImportError where there is none, as pyudev does."""
+    if pyudev is None:
+        raise ImportError("pyudev is not installed")
+    return pyudev.Context()
+
+
+def _monitor() -> Any:
     """Open the kernel's own messages, which need no udev daemon; None where there are none.
 
     The socket is closed with the monitor's last reference.
     """
     try:
-        monitor = pyudev.Monitor.from_netlink(pyudev.Context(), source="kernel")
+        monitor = pyudev.Monitor.from_netlink(_context(), source="kernel")
         monitor.filter_by("usb", "usb_device")
         monitor.start()
-    except (ImportError, OSError):  # pyudev raises ImportError when there is no libudev to load
+    except (ImportError, OSError):
         return None
     return monitor
 
 
-def _drain(monitor: pyudev.Monitor) -> None:
+def _drain(monitor: Any) -> None:
     """Take all messages that wait. A lost one (OSError: the socket's buffer was full) matters not, for all is listed
     after it."""
     with contextlib.suppress(OSError):
@@ -127,7 +138,7 @@ def _found_by_libusb(serials: dict[str, str | None]) -> list[UsbDevice]:
 def _told_by_kernel() -> list[UsbDevice]:
     """List by the kernel's device tree; empty where there is none."""
     try:
-        listed = pyudev.Context().list_devices(subsystem="usb", DEVTYPE="usb_device")
+        listed = _context().list_devices(subsystem="usb", DEVTYPE="usb_device")
     except ImportError:
         return []
     found = []
@@ -157,7 +168,7 @@ def _has_libusb() -> bool:
 
 def _has_udev() -> bool:
     try:
-        pyudev.Context()
+        _context()
     except ImportError:
         return False
     return True

@@ -58,12 +58,15 @@ def no_libusb(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(f"usb.backend.{backend}.get_backend", lambda: None)
 
 
-@pytest.fixture
-def no_udev(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(params=["no libudev", "no pyudev"])
+def no_udev(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
     def missing() -> None:
         raise ImportError("No library named udev")
 
-    monkeypatch.setattr("pyudev.Context", missing)
+    if request.param == "no pyudev":
+        monkeypatch.setattr(room, "pyudev", None)
+    else:
+        monkeypatch.setattr("pyudev.Context", missing)
 
 
 def test_health_with_all() -> None:
