@@ -1,4 +1,4 @@
-"""All tables of the daemon. Importing this module makes ``anvild.core.store.metadata`` complete."""
+"""All tables of the daemon's core; those of the wings are with them."""
 
 from __future__ import annotations
 

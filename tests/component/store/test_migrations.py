@@ -17,7 +17,7 @@ from anvild.core.store.database import Sqlite
 from anvild.core.store.migrate import migrate, newest_revision
 from anvild.core.store.revision import REVISION
 from anvild.core.store.urls import database_at
-from anvild.core.tables import metadata
+from anvild.schema import metadata
 from anvild.sdk import Unavailable
 from tests.stores import PostgresCluster
 
@@ -68,7 +68,7 @@ def intended(empty_store_url: str, postgres_cluster: PostgresCluster) -> Iterato
 
 
 def test_the_migrations_make_the_schema_of_the_tables(empty_store_url: str, intended: dict[str, Any]) -> None:
-    """When it fails after a change of the tables: ``python -m anvild.core.store.regenerate``."""
+    """When it fails after a change of the tables: ``python -m anvild.schema``."""
     database = database_at(empty_store_url)
     migrate(database)
     made = schema(database.reader)

@@ -29,6 +29,53 @@ def upgrade() -> None:
     op.create_index(op.f("ix_artifacts_stored_at"), "artifacts", ["stored_at"], unique=False)
     op.create_index(op.f("ix_artifacts_team_id"), "artifacts", ["team_id"], unique=False)
     op.create_table(
+        "capsule_templates",
+        sa.Column("id", columns.Id(), nullable=False),
+        sa.Column("team_id", columns.Id(), nullable=False),
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("driver", sa.Text(), nullable=False),
+        sa.Column("reference", sa.Text(), nullable=False),
+        sa.Column("type", sa.Text(), nullable=False),
+        sa.Column("vcpus", sa.Integer(), nullable=False),
+        sa.Column("memory_mb", sa.Integer(), nullable=False),
+        sa.Column("size_bytes", sa.BigInteger(), nullable=False),
+        sa.Column("created_by", sa.Text(), nullable=False),
+        sa.Column("created_at", columns.Timestamp(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_capsule_templates")),
+        sa.UniqueConstraint("team_id", "name", name=op.f("uq_capsule_templates_team_id_name")),
+    )
+    op.create_table(
+        "capsules",
+        sa.Column("id", columns.Id(), nullable=False),
+        sa.Column("team_id", columns.Id(), nullable=False),
+        sa.Column("created_by", sa.Text(), nullable=False),
+        sa.Column("status", sa.Text(), nullable=False),
+        sa.Column("reason", sa.Text(), nullable=True),
+        sa.Column("driver", sa.Text(), nullable=False),
+        sa.Column("device_id", columns.Id(), nullable=False),
+        sa.Column("lease_id", columns.Id(), nullable=False),
+        sa.Column("template", sa.Text(), nullable=False),
+        sa.Column("vcpus", sa.Integer(), nullable=False),
+        sa.Column("memory_mb", sa.Integer(), nullable=False),
+        sa.Column("disk_size_mb", sa.Integer(), nullable=True),
+        sa.Column("timeout_sec", sa.Integer(), nullable=False),
+        sa.Column("metadata", columns.Json(), nullable=True),
+        sa.Column("created_at", columns.Timestamp(), nullable=False),
+        sa.Column("started_at", columns.Timestamp(), nullable=True),
+        sa.Column("last_active_at", columns.Timestamp(), nullable=True),
+        sa.Column("updated_at", columns.Timestamp(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_capsules")),
+    )
+    op.create_index(
+        "ix_capsules_alive",
+        "capsules",
+        ["team_id", "id"],
+        unique=False,
+        sqlite_where=sa.text("status NOT IN ('stopped', 'error')"),
+        postgresql_where=sa.text("status NOT IN ('stopped', 'error')"),
+    )
+    op.create_index(op.f("ix_capsules_device_id"), "capsules", ["device_id"], unique=False)
+    op.create_table(
         "devices",
         sa.Column("id", columns.Id(), nullable=False),
         sa.Column("driver", sa.Text(), nullable=True),

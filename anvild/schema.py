@@ -1,6 +1,7 @@
-"""``python -m anvild.core.store.regenerate``: write the first migration anew from the tables as they are now.
+"""All tables of the daemon and its wings: importing this module makes ``anvild.core.store.metadata`` complete.
 
-For developers, until the first release; from then on each change of the tables is a migration of its own.
+``python -m anvild.schema`` writes the first migration anew from the tables as they are now: for developers, until the
+first release; from then on each change of the tables is a migration of its own.
 """
 
 from __future__ import annotations
@@ -15,11 +16,12 @@ from alembic.autogenerate.api import AutogenContext
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import create_engine
 
+from anvild.capsules import tables as capsules
 from anvild.core.store import Id, Json, Timestamp
 from anvild.core.store.migrate import MIGRATIONS
 from anvild.core.tables import metadata
 
-__all__ = ["main", "render"]
+__all__ = ["capsules", "main", "metadata", "render"]
 
 _TARGET = MIGRATIONS / "versions" / "0001_first.py"
 
