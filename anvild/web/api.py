@@ -113,6 +113,7 @@ class Api:
         description: str = "",
         errors: Mapping[int, str] = MappingProxyType({}),
         body: Any = None,
+        form: Any = None,
         query: Any = None,
         action: str | None = None,
         signed_in: bool = False,
@@ -131,6 +132,7 @@ class Api:
         :param answers: the body's type by status; the lowest status is that of a bare body. None is no body.
         :param errors: what an error status means here, beside those that follow from the declaration.
         :param body: the type of the JSON body; None takes none (a raw operation may read what it likes).
+        :param form: a Struct of the fields of a multipart form, for the document; a raw operation reads it itself.
         :param query: a Struct of the query's fields.
         :param action: what the principal must be allowed to do. None asks for nobody, unless ``signed_in``.
         :param accepts: the names of the security schemes whose credentials it takes; others are as good as none. Empty
@@ -157,6 +159,7 @@ class Api:
                 answers=answers,
                 errors=errors,
                 body=body,
+                form=form,
                 query=query,
                 action=action,
                 signed_in=signed_in,

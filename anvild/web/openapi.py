@@ -62,7 +62,7 @@ def document(api: Api) -> Schema:
     """Return the document of one wing. Paths carry the wing's prefix, so documents can be merged."""
     kinds: list[Any] = []
     for operation in api.operations:
-        kinds += [kind for kind in (operation.body, *operation.answers.values()) if _is_json(kind)]
+        kinds += [kind for kind in (operation.body, operation.form, *operation.answers.values()) if _is_json(kind)]
     schemas, components = msgspec.json.schema_components(kinds, ref_template=REF)
     known = _Known(list(zip(kinds, schemas, strict=True)))
     paths: dict[str, Schema] = {}
@@ -155,6 +155,8 @@ def _operation(api: Api, operation: Operation, known: _Known) -> Schema:
         found["description"] = operation.description
     if operation.body is not None:
         found["requestBody"] = {"required": True, "content": {"application/json": {"schema": known[operation.body]}}}
+    elif operation.form is not None:
+        found["requestBody"] = {"required": True, "content": {"multipart/form-data": {"schema": known[operation.form]}}}
     elif operation.raw and operation.method in {"POST", "PUT", "PATCH"}:
         binary = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
         found["requestBody"] = {"required": False, "content": binary}

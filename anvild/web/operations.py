@@ -55,6 +55,7 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     answers: Mapping[int, Any] = {}
     errors: Mapping[int, str] = {}
     body: Any = None
+    form: Any = None
     query: Any = None
     action: str | None = None
     signed_in: bool = False
