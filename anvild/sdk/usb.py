@@ -108,7 +108,8 @@ def _monitor() -> Any:
     The socket is closed with the monitor's last reference.
     """
     try:
-        monitor = pyudev.Monitor.from_netlink(_context(), source="kernel")
+        context = _context()
+        monitor = pyudev.Monitor.from_netlink(context, source="kernel")
         monitor.filter_by("usb", "usb_device")
         monitor.start()
     except (ImportError, OSError):
