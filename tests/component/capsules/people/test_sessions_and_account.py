@@ -8,10 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import Connection, String, cast, select, update
 
 from anvild.core.clock import utcnow
 from anvild.core.errors import Unauthenticated
+from anvild.core.events.tables import events
 from anvild.core.identity import SYSTEM, Credentials
+from anvild.core.identity.sweep import FORGOTTEN_AFTER, sweep
+from anvild.core.identity.tables import users
 from tests.support.capsules import Caller, Lab, served_lab
 from tests.support.wing import EMAIL, PASSWORD
 
@@ -201,3 +205,38 @@ async def test_the_last_admin_stays(lab: Lab) -> None:
     error = await owner("DELETE", "/v1/me", 409, json={"confirmation": EMAIL})
     assert error["code"] == "conflict"
     await owner("GET", "/v1/me", 200)
+
+
+async def test_a_deleted_person_is_forgotten_after_fifteen_days(lab: Lab) -> None:
+    ann = await lab.stranger("ann@example.org")
+    owner = await lab.signed_in()
+    await owner("POST", "/v1/teams/{id}/members", 201, values={"id": lab.team}, json={"email": "ann@example.org"})
+    await ann("PATCH", "/v1/me", 204, json={"name": "Ann the Great"})
+    await ann("DELETE", "/v1/me", 204, json={"confirmation": "ann@example.org"})
+    store = lab.wing.store
+
+    async def known() -> tuple[str, list[str | None]]:
+        def job(connection: Connection) -> tuple[str, list[str | None]]:
+            everything = [tuple(row) for table in (users, events) for row in connection.execute(select(table))]
+            hers = select(events.c.ip).join(users, events.c.actor == "user:" + cast(users.c.id, String))
+            return str(everything), list(connection.execute(hers.where(users.c.status == "deleted")).scalars())
+
+        return await store.read(job)
+
+    async def deleted(ago: timedelta) -> None:
+        when = update(users).where(users.c.status == "deleted").values(deleted_at=utcnow() - ago)
+        await store.write(lambda connection: connection.execute(when))
+        await sweep(store)
+
+    await deleted(FORGOTTEN_AFTER - timedelta(minutes=1))
+    text, addresses = await known()
+    assert "ann@example.org" in text
+    assert "Ann the Great" in text
+    assert "127.0.0.1" in addresses
+    await deleted(FORGOTTEN_AFTER + timedelta(minutes=1))
+    text, addresses = await known()
+    assert "ann@example.org" not in text
+    assert "Ann the Great" not in text
+    assert addresses
+    assert set(addresses) == {None}
+    assert "first@example.org" in text
