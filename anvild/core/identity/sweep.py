@@ -48,8 +48,6 @@ def _forget(user_id: str, connection: Connection) -> None:
         kept = {name: value for name, value in row.data.items() if name not in _PERSONAL}
         if kept != row.data:
             connection.execute(update(events).where(events.c.id == row.id).values(data=kept))
-    mine = or_(
-        events.c.actor == f"user:{user_id}", (events.c.subject_type == "user") & (events.c.subject_id == user_id)
-    )
+    mine = or_(events.c.actor == f"user:{user_id}", and_(*about))
     connection.execute(update(events).where(mine).values(ip=None, user_agent=None))
     connection.execute(update(users).where(users.c.id == user_id).values(name=""))
