@@ -33,6 +33,8 @@ from anvild.sdk import (
     Sighting,
     Unavailable,
 )
+from anvild.sdk.usb import UsbDevice, watch_usb
+from anvild.sdk.usb_power import can_power_cycle, power_cycle
 
 from .adb.child import ServerChild, find_adb
 from .adb.client import AdbServer
@@ -86,6 +88,24 @@ class AndroidDriver(Driver, Mend, Rehearsal):
         for address in settings.network.values():
             self._background.start_soon(self._fleet.keep_attached, address)
         await self._simulation.start(self._background, self._fleet)
+        self._background.start_soon(self._heed_usb)
+
+    async def _heed_usb(self) -> NoReturn:
+        """Have the server look again at what it holds for away when something was plugged in or out."""
+
+        known = False
+
+        async def look(_: Sequence[UsbDevice]) -> None:
+            nonlocal known
+            if not known:  # what is there at the start is no change
+                known = True
+                return
+            try:
+                await self.fleet.look_again()
+            except Unavailable as error:
+                self.context.log("debug", "the adb server does not look again", reason=error.message)
+
+        await watch_usb(look)
 
     async def _find_server(self) -> AdbServer:
         settings = self.context.settings
@@ -202,7 +222,14 @@ class AndroidDriver(Driver, Mend, Rehearsal):
     async def remedies(self, identity: str) -> Sequence[Remedy]:
         self._known(identity)
         restarting = (Remedy.RESTART_HELPER,) if self._child is not None else ()
-        return (Remedy.RECONNECT, *restarting, Remedy.REBOOT)
+        port = self._port(identity)
+        switched = port is not None and await trio.to_thread.run_sync(can_power_cycle, port)
+        return (Remedy.RECONNECT, *restarting, *((Remedy.POWER_CYCLE,) if switched else ()), Remedy.REBOOT)
+
+    def _port(self, identity: str) -> str | None:
+        """The USB port that a device is at, or was; None for one of the network."""
+        fact = self.fleet.facts().get(identity)
+        return None if fact is None else fact.facts.get("usb_path")
 
     def _known(self, identity: str) -> None:
         if not self.fleet.knows(identity):
@@ -215,7 +242,13 @@ class AndroidDriver(Driver, Mend, Rehearsal):
             await restart(self.fleet, identity)
             return "the device was restarted"
         with self.fleet.restarting(identity, "its connection is being mended"):
-            done = await self._reconnect(identity) if remedy is Remedy.RECONNECT else await self._restart_server()
+            match remedy:
+                case Remedy.RECONNECT:
+                    done = await self._reconnect(identity)
+                case Remedy.POWER_CYCLE:
+                    done = await self._power_cycle(identity)
+                case _:
+                    done = await self._restart_server()
             with trio.move_on_after(MEND_SECONDS) as waiting:
                 await self.fleet.wait_ready(identity)
         if waiting.cancelled_caught:
@@ -225,6 +258,13 @@ class AndroidDriver(Driver, Mend, Rehearsal):
     async def _reconnect(self, identity: str) -> str:
         await self.fleet.reconnect(identity)
         return "the adb server took the device up again"
+
+    async def _power_cycle(self, identity: str) -> str:
+        port = self._port(identity)
+        if port is None:
+            raise Unavailable(f"the device {identity} is at no USB port now")
+        await power_cycle(port)
+        return f"the USB port {port} was switched off and on"
 
     async def _restart_server(self) -> str:
         assert self._child is not None

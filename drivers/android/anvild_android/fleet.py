@@ -169,6 +169,15 @@ class Fleet:
         self.kick()
         await self.wait_gone(old)
 
+    async def look_again(self) -> None:
+        """Have the server take up again what it holds for offline, and try the addresses that are away.
+
+        Raises Unavailable when the server refuses.
+        """
+        if any(each.listed.state == "offline" for each in self._transports.values()):
+            await self.server.reconnect_offline()
+        self.kick()
+
     def add_address(self, identity: str, address: str) -> None:
         """Name the device behind an address of the network."""
         self._addresses[address] = identity

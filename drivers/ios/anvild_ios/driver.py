@@ -5,8 +5,11 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from importlib.metadata import version
 from typing import NoReturn
+
+import trio
 
 from anvild.sdk import (
     AnvilError,
@@ -28,6 +31,8 @@ from anvild.sdk import (
     Unavailable,
     WrongState,
 )
+from anvild.sdk.usb import UsbDevice, watch_usb
+from anvild.sdk.usb_power import can_power_cycle
 
 from . import services
 from .apps import remove_apps_but
@@ -37,7 +42,7 @@ from .helper import Helper
 from .inspection import DEVELOPER, NATIVE, TESTS, Inspector, needs_tunnel
 from .ledger import Ledger
 from .link import Link
-from .power import restart
+from .power import replug, restart
 from .roster import Roster
 from .session import open_session
 from .settings import IosSettings
@@ -52,6 +57,10 @@ __all__ = ["IosDriver"]
 NO_MUX = "install and start it: apt-get install usbmuxd"
 NO_TOOL = f"no tool is in PATH for app tests, and from iOS 17 on for apps and screenshots: {INSTALL}"
 NOT_SIMULATED = "app tests, and from iOS 17 on apps and screenshots, are not simulated"
+
+
+APPLE = 0x05AC
+"""The vendor number of its devices at USB."""
 
 
 class IosDriver(Driver, Mend, Rehearsal):
@@ -135,7 +144,15 @@ class IosDriver(Driver, Mend, Rehearsal):
             self._roster.look_again()
 
     async def watch(self, report: Report) -> NoReturn:
-        await self._roster.watch(report)
+        async with trio.open_nursery() as nursery:
+            if not self._settings.simulate:
+                nursery.start_soon(partial(watch_usb, self._plugged, vendors={APPLE}))
+            await self._roster.watch(report)
+        raise AssertionError("a watch does not end")
+
+    async def _plugged(self, _: Sequence[UsbDevice]) -> None:
+        """Something came or went at the ports: look now, also for a usbmuxd that may have come with it."""
+        self._roster.look_again()
 
     def open(self, device: DeviceFact, lease: Lease) -> AbstractAsyncContextManager[Session]:
         return self._open(device)
@@ -177,15 +194,19 @@ class IosDriver(Driver, Mend, Rehearsal):
     # ----- Mend
 
     async def remedies(self, identity: str) -> Sequence[Remedy]:
-        self._known(identity)
         helper = (Remedy.RESTART_HELPER,) if self._tunnel.runs else ()
-        return (Remedy.RECONNECT, *helper, Remedy.REBOOT)
+        port = self._known(identity).facts.get("usb_path")
+        switched = port is not None and await trio.to_thread.run_sync(can_power_cycle, port)
+        return (Remedy.RECONNECT, *helper, *((Remedy.POWER_CYCLE,) if switched else ()), Remedy.REBOOT)
 
     async def mend(self, identity: str, remedy: Remedy) -> str:
         if remedy not in await self.remedies(identity):
             raise CapabilityMissing(f"there is no remedy {remedy.value} for {identity}")
-        name = self._known(identity).name
+        known = self._known(identity)
+        name = known.name
         try:
+            if remedy is Remedy.POWER_CYCLE:
+                await replug(self._mux, self._roster, identity, known.facts["usb_path"])
             link = await self._link(identity, name)
             if remedy is Remedy.REBOOT:
                 await restart(link, self._roster)

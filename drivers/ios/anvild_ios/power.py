@@ -5,6 +5,7 @@ from __future__ import annotations
 import trio
 
 from anvild.sdk import Power, Unavailable
+from anvild.sdk.usb_power import power_cycle
 
 from . import services
 from .link import Link
@@ -13,7 +14,7 @@ from .roster import Roster
 from .usbmux import MuxDevice, Usbmux
 from .wire.streams import WireBroken, WireClosed
 
-__all__ = ["LinkedPower", "restart"]
+__all__ = ["LinkedPower", "replug", "restart"]
 
 GO_SECONDS = 60.0
 BACK_SECONDS = 240.0
@@ -57,6 +58,31 @@ async def restart(link: Link, roster: Roster) -> None:
         except WireBroken as error:
             raise Unavailable(f"{link.name} could not be followed through its restart: {error}") from error
         link.plugging = await roster.find(device.udid)
+
+
+async def replug(mux: Usbmux, roster: Roster, udid: str, port: str) -> None:
+    """Switch the power of a device's port off and on, and return when the device takes verbs again.
+
+    Raises DeviceLost when it is not on the cable, Unavailable when the port has no switch or the device does not come
+    back in time.
+    """
+    device = (await roster.find(udid)).device
+    gone = False
+    with roster.expecting(udid):
+        try:
+            async with mux.listen() as events:
+                await power_cycle(port)
+                with trio.fail_after(GO_SECONDS):
+                    async for event in events:
+                        if event.kind == "detached" and event.number == device.number:
+                            gone = True
+                        elif gone and event.device is not None and event.device.udid == udid:
+                            await _answering(mux, event.device)
+                            break
+        except trio.TooSlowError:
+            raise Unavailable(f"the device did not come back when the port {port} was switched") from None
+        except WireBroken as error:
+            raise Unavailable(f"usbmuxd went away while the port {port} was switched: {error}") from error
 
 
 async def _answering(mux: Usbmux, device: MuxDevice) -> None:

@@ -51,6 +51,7 @@ class Roster:
         self._expected: dict[str, trio.Event] = {}
         self._hearing = False
         self._changed = trio.Event()
+        self._look_now = trio.Event()
 
     async def watch(self, report: Report) -> NoReturn:
         """Report devices until cancelled, through restarts of usbmuxd."""
@@ -61,7 +62,8 @@ class Roster:
                     await self._hear(events, report)
             except WireBroken as error:
                 self.trouble = str(error)
-            await trio.sleep(RETRY_SECONDS)
+            with trio.move_on_after(RETRY_SECONDS):
+                await self._look_now.wait()
 
     async def _hear(self, events: AsyncIterator[MuxEvent], report: Report) -> None:
         """Follow one connection to usbmuxd to its end; all devices go with it. Raises WireBroken."""
@@ -159,7 +161,9 @@ class Roster:
         return Plugging(device)
 
     def look_again(self, udid: str | None = None) -> None:
-        """Have a device looked at now, or all of them."""
+        """Have a device looked at now, or all of them; and usbmuxd too, where it is away."""
+        look_now, self._look_now = self._look_now, trio.Event()
+        look_now.set()
         for tended in self._tended.values():
             if udid in (None, tended.device.udid):
                 tended.look.set()

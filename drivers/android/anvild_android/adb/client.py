@@ -89,6 +89,10 @@ class AdbServer:
         """Have the server drop a transport and take it up again."""
         return await self.query(f"host-transport-id:{number}:reconnect")
 
+    async def reconnect_offline(self) -> str:
+        """Have the server take all transports up again that are offline."""
+        return await self.query("host:reconnect-offline")
+
     async def open(self, number: int, device: str, service: str) -> AdbStream:
         """Open a service of a device; the caller closes the stream. Raises DeviceLost, Unavailable for a service that
         the device refuses, InvalidArgument for one that is too long."""

@@ -12,6 +12,7 @@ import trio
 from .auth import KeyRing
 from .calls import FRONT, Calls
 from .connection import Connection
+from .ports import echo
 from .root import Root
 from .services import Services
 from .spec import DeviceSpec
@@ -65,6 +66,7 @@ class SimulatedDevice:
                 self._nursery = nursery
                 await nursery.start(self._toolbox.run)
                 await nursery.start(Calls(self._root.files, self._toolbox.answer).run)
+                nursery.start_soon(echo, self._root)
                 self.system.boot_ends()
                 await self._settle()
                 task_status.started(self.port)

@@ -11,7 +11,10 @@ from .root import Root
 from .sockets import connect_inside, listen_inside
 from .streams import AdbStream
 
-__all__ = ["Reverses", "serve_port"]
+__all__ = ["ECHO_PORT", "Reverses", "echo", "serve_port"]
+
+ECHO_PORT = 7007
+"""Where the echo protocol (RFC 862) is spoken: its own port is one that programs of the device may not take."""
 
 
 async def serve_port(root: Root, stream: AdbStream, address: str) -> None:
@@ -22,6 +25,20 @@ async def serve_port(root: Root, stream: AdbStream, address: str) -> None:
         return
     stream.accept()
     await _join(stream, inside)
+
+
+async def echo(root: Root) -> None:
+    """Send back what comes in at :data:`ECHO_PORT` of the device, so that there is something to connect to."""
+    await trio.serve_listeners(_echoed, [await listen_inside(root, f"tcp:{ECHO_PORT}")])
+
+
+async def _echoed(stream: trio.SocketStream) -> None:
+    try:
+        async with stream:
+            async for chunk in stream:
+                await stream.send_all(chunk)
+    except trio.BrokenResourceError:
+        return  # whoever spoke has gone
 
 
 async def _join(stream: AdbStream, inside: trio.SocketStream) -> None:

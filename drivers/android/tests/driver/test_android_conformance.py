@@ -12,7 +12,6 @@ from anvild_android import driver
 from anvild_android.driver import AndroidDriver
 from anvild_android.sample import sample
 
-NO_GREETING = "ports.connect"  # nothing of a simulated phone listens and speaks first
 LONG = ("rehearsal.fifty-times",)  # test_lab does the same, on both servers
 IN_A_CHILD = ("life.start", "exec.streams-apart", "exec.tags", "files.roundtrip", "app_tests.run", "wire.handshake")
 """What is tried in a process of its own: the rest is the same there, and the protocol has tests of its own."""
@@ -30,11 +29,7 @@ def tools() -> None:
 )
 async def test_conformance(place: Place) -> None:
     child = isinstance(place, ChildProcess)
-    rules = [
-        rule
-        for rule in RULES
-        if rule.name not in (NO_GREETING, *LONG) and (not child or rule.name.startswith(IN_A_CHILD))
-    ]
+    rules = [rule for rule in RULES if rule.name not in LONG and (not child or rule.name.startswith(IN_A_CHILD))]
     report = await examine(place, rules=rules, profile=profile_of(AndroidDriver))
     assert report.failures == ()
 
