@@ -8,6 +8,7 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import trio
 import trio.testing
@@ -196,6 +197,25 @@ class TestMend:
         await bench.watched.ready(bench.udid)
         assert "restarted" in await bench.driver.mend(bench.udid, Remedy.REBOOT)
         assert bench.device.boots == 2
+        assert not any(lost(each) for each in bench.watched.sightings)
+
+    async def test_switches_the_power_of_the_port(self, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+        await bench.watched.ready(bench.udid)
+        switched: list[str] = []
+
+        async def switch(port: str) -> None:
+            switched.append(port)
+            await bench.driver.unplug(bench.udid)
+            await bench.driver.plug(bench.udid)
+
+        monkeypatch.setattr("anvild_ios.driver.can_power_cycle", lambda port: True)
+        monkeypatch.setattr("anvild_ios.power.power_cycle", switch)
+        known = bench.driver._roster.facts[bench.udid]
+        at_a_port = msgspec.structs.replace(known, facts={**known.facts, "usb_path": "1-4.2"})
+        monkeypatch.setitem(bench.driver._roster.facts, bench.udid, at_a_port)
+        assert Remedy.POWER_CYCLE in await bench.driver.remedies(bench.udid)
+        assert "answers" in await bench.driver.mend(bench.udid, Remedy.POWER_CYCLE)
+        assert switched == ["1-4.2"]
         assert not any(lost(each) for each in bench.watched.sightings)
 
     async def test_says_when_it_did_not_help(self, bench: Bench) -> None:
