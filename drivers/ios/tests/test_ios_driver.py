@@ -205,8 +205,8 @@ class TestMend:
 
         async def switch(port: str) -> None:
             switched.append(port)
-            await bench.driver.unplug(bench.udid)
-            await bench.driver.plug(bench.udid)
+            bench.simulator.unplug(bench.udid)
+            bench.simulator.plug(bench.udid)
 
         monkeypatch.setattr("anvild_ios.driver.can_power_cycle", lambda port: True)
         monkeypatch.setattr("anvild_ios.power.power_cycle", switch)
