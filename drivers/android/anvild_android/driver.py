@@ -33,12 +33,12 @@ from anvild.sdk import (
     Sighting,
     Unavailable,
 )
+from anvild.sdk.background import Background
 from anvild.sdk.usb import UsbDevice, watch_usb
 from anvild.sdk.usb_power import can_power_cycle, power_cycle
 
 from .adb.child import ServerChild, find_adb
 from .adb.client import AdbServer
-from .background import Background
 from .cleaning import clean
 from .fleet import PLATFORM, Fleet
 from .session.power import restart

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from anvild.sdk import NotFound, WrongState
+from anvild.sdk.background import Background
 
-from .background import Background
 from .fleet import Fleet
 from .simulator import DeviceSpec, SimulatedDevice
 

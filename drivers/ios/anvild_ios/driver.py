@@ -31,12 +31,12 @@ from anvild.sdk import (
     Unavailable,
     WrongState,
 )
+from anvild.sdk.background import Background
 from anvild.sdk.usb import UsbDevice, watch_usb
 from anvild.sdk.usb_power import can_power_cycle
 
 from . import services
 from .apps import remove_apps_but
-from .background import Background
 from .files import remove_if_there
 from .helper import Helper
 from .inspection import DEVELOPER, NATIVE, TESTS, Inspector, needs_tunnel

@@ -8,9 +8,9 @@ from pathlib import Path
 import trio
 
 from anvild.sdk import AnvilError, InvalidArgument, Logs
+from anvild.sdk.background import Background
 
 from . import services
-from .background import Background
 from .link import Link
 from .spool import Spool
 

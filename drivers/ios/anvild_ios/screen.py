@@ -9,9 +9,9 @@ from pathlib import Path
 import trio
 
 from anvild.sdk import AnvilError, Attachment, Screen, Unavailable, WrongState
+from anvild.sdk.background import Background
 
 from .animation import SIGNATURE, Animation, PictureDamaged
-from .background import Background
 from .crashes import LOCAL
 from .helper import Helper
 from .instruments import open_instruments

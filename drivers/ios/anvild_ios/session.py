@@ -11,9 +11,9 @@ from pathlib import Path
 import trio
 
 from anvild.sdk import Apps, AppTests, DeviceFact, Session
+from anvild.sdk.background import Background
 
 from .apps import LinkedApps
-from .background import Background
 from .crashes import LinkedCrashReports
 from .files import LinkedFiles
 from .helper import Helper

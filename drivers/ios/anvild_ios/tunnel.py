@@ -9,8 +9,8 @@ from pathlib import Path
 import trio
 
 from anvild.sdk import Unavailable
+from anvild.sdk.background import Background
 
-from .background import Background
 from .children import only_exception, running
 from .tools import Tool
 

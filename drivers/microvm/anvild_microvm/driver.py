@@ -42,10 +42,10 @@ from anvild.sdk import (
     Template,
     Unavailable,
 )
+from anvild.sdk.background import Background
 from anvild.sdk.cgroups import Layout, find_layout
 
 from .accelerator import Accelerator, choose_accelerator
-from .background import Background
 from .capsules import Capsules
 from .children import check_tools
 from .files import hold

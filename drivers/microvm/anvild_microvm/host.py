@@ -11,10 +11,10 @@ import msgspec
 import trio
 
 from anvild.sdk import Unavailable
+from anvild.sdk.background import Background
 from anvild.sdk.cgroups import Group, Layout
 
 from .accelerator import Accelerator, processor
-from .background import Background
 from .children import run_tool
 from .disks import TOOLS
 from .machine import Machine

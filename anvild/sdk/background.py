@@ -1,4 +1,5 @@
-"""A nursery for the tasks that a driver keeps between its start and its stop."""
+"""A nursery for tasks that live as long as something that is no task itself: a driver between its start and its stop, a
+session."""
 
 from __future__ import annotations
 
@@ -43,11 +44,12 @@ class Background:
         return await self._taking().start(self._guarded, function, *args)
 
     def start_soon(self, function: Callable[[*Ts], Awaitable[object]], *args: *Ts) -> None:
-        """Start a task."""
-        self._taking().start_soon(self._alone, function, args)
+        """Start a task. After :meth:`close` it does not begin."""
+        if not self._closed.is_set():
+            self._taking().start_soon(self._alone, function, args)
 
     def _taking(self) -> trio.Nursery:
-        assert self._nursery is not None, "the driver has not been started"
+        assert self._nursery is not None, "open it first"
         return self._nursery
 
     async def _guarded(
@@ -71,7 +73,8 @@ class Background:
         """Cancel all tasks and return when they have ended. Closing twice is fine."""
         if self._nursery is not None:
             self._nursery.cancel_scope.cancel()
-            await self._closed.wait()
+            with trio.CancelScope(shield=True):
+                await self._closed.wait()
 
 
 class _Status:
