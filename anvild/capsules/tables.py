@@ -52,6 +52,7 @@ templates = Table(
     Column("type", Text, nullable=False),
     Column("vcpus", Integer, nullable=False),
     Column("memory_mb", Integer, nullable=False),
+    Column("disk_mb", Integer, nullable=False),
     Column("size_bytes", BigInteger, nullable=False),
     Column("created_by", Text, nullable=False),
     Column("created_at", Timestamp, nullable=False),

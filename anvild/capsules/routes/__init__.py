@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import trio
+
 from anvild.core.identity import Identity, Limits
 from anvild.core.mail import Mail
 from anvild.core.settings import Settings
@@ -17,6 +19,7 @@ from .account import add_account, add_signup
 from .auth import add_auth
 from .common import SECURITY
 from .keys import add_keys
+from .machines import add_machines
 from .teams import add_members, add_teams
 from .users import add_users
 
@@ -54,8 +57,15 @@ def make_mounts(services: Services) -> list[Mount]:
     add_members(api, identity)
     add_users(api, identity)
     add_keys(api, identity)
+    capsules = add_machines(api, services)
     _add_document(api)
-    return [api.mount(run=letters.run)]
+
+    async def run() -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(letters.run)
+            nursery.start_soon(capsules.run)
+
+    return [api.mount(run=run)]
 
 
 def _add_document(api: Api) -> None:

@@ -13,66 +13,20 @@ from anvild.sdk import (
     AlreadyExists,
     CapabilityMissing,
     Command,
-    DeviceFact,
     DeviceRequest,
     DeviceStatus,
-    Driver,
     Exec,
-    Recovery,
-    RecoveryState,
     ResourceExhausted,
     Sighting,
     Snapshot,
-    Suspend,
     Unavailable,
     WrongState,
     run,
 )
-from tests.support.lab import ALICE, FakeDriver, Lab, StartEngine
+from tests.support.aside import SuspendingLab
+from tests.support.lab import ALICE, StartEngine
 
 REQUEST = DeviceRequest(template="minimal", name="a capsule", identity="any")
-
-
-class SuspendingDriver(FakeDriver, Suspend):
-    """A driver that can put its devices aside, and then tells of them as away."""
-
-    lab: SuspendingLab
-
-    async def suspend(self, identity: str) -> DeviceFact:
-        device = self._there(identity)
-        if self.lab.refusal is not None:
-            raise self.lab.refusal
-        if device.sessions:
-            self.lab.violations.append(f"{identity} was suspended with a session open")
-        self.lab.aside.add(identity)
-        self.lab.say(Sighting(kind="seen", device=device.fact(DeviceStatus.OFFLINE)))
-        return device.fact(DeviceStatus.OFFLINE)
-
-    async def resume(self, identity: str) -> DeviceFact:
-        if self.lab.refusal is not None:
-            raise self.lab.refusal
-        self.lab.aside.discard(identity)
-        return self._there(identity).fact()
-
-    async def recover(self, handle: str) -> Recovery:
-        identity = handle.removeprefix("handle-of-")
-        status = DeviceStatus.OFFLINE if identity in self.lab.aside else DeviceStatus.READY
-        return Recovery(state=RecoveryState.RUNNING, reason="it is there", device=self._there(identity).fact(status))
-
-
-class SuspendingLab(Lab):
-    """A lab whose driver can put devices aside; ``refusal`` is what it says instead."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.slots = 1
-        self.aside: set[str] = set()
-        self.refusal: Exception | None = None
-
-    def driver(self, name: str = "fake") -> Driver:
-        kind = type("SuspendingDriverHere", (SuspendingDriver,), {"name": name})
-        driver: Driver = kind(super().driver(name).context, self)
-        return driver
 
 
 @pytest.fixture

@@ -1,0 +1,103 @@
+"""What capsules can be made from: the drivers' own templates, which all teams see, and what teams have made."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from sqlalchemy import Row, select
+
+from anvild.core.engine import DriverInfo, Engine
+from anvild.core.store import Store
+from anvild.sdk import HealthState, NotFound, Suspend, Unavailable
+from anvild.sdk import Template as Made
+
+from .tables import templates
+from .values import Template
+
+__all__ = ["MEGABYTE", "Templates"]
+
+MEGABYTE = 2**20
+LISTING_SECONDS = 60.0
+USABLE = (HealthState.HEALTHY, HealthState.DEGRADED)
+
+_OURS = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+"""The references of the teams' templates are ids: whatever else a driver has is for all."""
+
+
+class Templates:
+    """Finds templates. A team's own come before those that all see."""
+
+    def __init__(self, engine: Engine, store: Store) -> None:
+        self._engine = engine
+        self._store = store
+
+    async def get(self, name: str, team_id: str) -> Template:
+        """Return a template that a team sees. Raises NotFound, and Unavailable while a driver that may have it is not
+        ready."""
+        own = await self._own(team_id, name)
+        if own:
+            return own[0]
+        found, away = await self._shared()
+        for template in found:
+            if template.name == name:
+                return template
+        known = ", ".join(sorted({template.name for template in found})) or "none"
+        message = f"there is no template {name!r}; all teams see: {known}"
+        if away:
+            raise Unavailable(f"{message}; not ready: {', '.join(away)}")
+        raise NotFound(message)
+
+    async def _own(self, team_id: str, name: str | None = None) -> list[Template]:
+        query = select(templates).where(templates.c.team_id == team_id).order_by(templates.c.id.desc())
+        if name is not None:
+            query = query.where(templates.c.name == name)
+        return await self._store.read(lambda conn: [_own_template(row) for row in conn.execute(query)])
+
+    async def _shared(self) -> tuple[list[Template], list[str]]:
+        """Return what all teams see, drivers that can put capsules aside first, and which drivers are not ready."""
+        await self._engine.drivers_started()
+        found: list[Template] = []
+        away: list[str] = []
+        for info in sorted(self._engine.drivers(), key=lambda info: Suspend.capability not in info.capabilities):
+            if info.slots and info.health in USABLE:
+                names = {template.name for template in found}
+                found += [template for template in await self._of(info) if template.name not in names]
+            elif info.health in (HealthState.UNHEALTHY, *USABLE) and info.state != "running":
+                away.append(f"{info.name} ({info.reason})")
+        return found, away
+
+    async def _of(self, info: DriverInfo) -> list[Template]:
+        hosted = self._engine.driver(info.name)
+        listed = await hosted.call("templates", LISTING_SECONDS, hosted.provision.templates)
+        return [_shared_template(info.name, made) for made in listed if not _OURS.fullmatch(made.name)]
+
+
+def _shared_template(driver: str, made: Made) -> Template:
+    return Template(
+        name=made.name,
+        team_id=None,
+        driver=driver,
+        reference=made.name,
+        memory=False,
+        vcpus=made.vcpus,
+        memory_mb=made.memory // MEGABYTE,
+        disk_mb=made.disk // MEGABYTE,
+        size_bytes=made.size,
+        created_at=made.created,
+    )
+
+
+def _own_template(row: Row[Any]) -> Template:
+    return Template(
+        name=row.name,
+        team_id=row.team_id,
+        driver=row.driver,
+        reference=row.reference,
+        memory=row.type == "snapshot",
+        vcpus=row.vcpus,
+        memory_mb=row.memory_mb,
+        disk_mb=row.disk_mb,
+        size_bytes=row.size_bytes,
+        created_at=row.created_at,
+    )

@@ -1,0 +1,79 @@
+"""The plain values of capsules and templates."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Literal
+
+import msgspec
+
+__all__ = ["ALIVE", "Capsule", "Order", "Status", "Template"]
+
+Status = Literal[
+    "pending",
+    "starting",
+    "running",
+    "pausing",
+    "paused",
+    "resuming",
+    "stopping",
+    "hibernated",
+    "stopped",
+    "missing",
+    "error",
+]
+"""Where a capsule is in its life. ``stopped`` and ``error`` are ends."""
+
+ALIVE: tuple[Status, ...] = ("starting", "running", "pausing", "paused", "resuming", "stopping", "missing")
+"""The states of a capsule that there is, or may be."""
+
+
+class Capsule(msgspec.Struct, frozen=True, kw_only=True):
+    """A capsule as it stands. ``reason`` says why it is in the state that it is in, where that was not asked for."""
+
+    id: str
+    team_id: str
+    created_by: str
+    status: Status
+    reason: str | None = None
+    driver: str
+    device_id: str
+    lease_id: str
+    template: str
+    vcpus: int
+    memory_mb: int
+    disk_size_mb: int | None
+    timeout_sec: int
+    metadata: Mapping[str, str] | None
+    created_at: datetime
+    started_at: datetime | None = None
+    last_active_at: datetime | None = None
+    updated_at: datetime
+
+
+class Order(msgspec.Struct, frozen=True, kw_only=True):
+    """A capsule that somebody wants. None leaves a size to the template, or to what is usual."""
+
+    template: str
+    vcpus: int | None = None
+    memory_mb: int | None = None
+    disk_size_mb: int | None = None
+    timeout_sec: int = 0
+    metadata: Mapping[str, str] | None = None
+
+
+class Template(msgspec.Struct, frozen=True, kw_only=True):
+    """What capsules are made from. ``team_id`` None means that all teams see it; ``reference`` is its driver's name for
+    it. A template with ``memory`` fixes the sizes of what is made from it."""
+
+    name: str
+    team_id: str | None
+    driver: str
+    reference: str
+    memory: bool
+    vcpus: int
+    memory_mb: int
+    disk_mb: int
+    size_bytes: int
+    created_at: datetime
