@@ -13,6 +13,7 @@ __all__ = [
     "AccountNotActivated",
     "Errors",
     "InvalidState",
+    "ProviderNotFound",
     "WrongPassword",
 ]
 
@@ -42,6 +43,7 @@ _REASONS: Mapping[object, tuple[int, str]] = MappingProxyType(
         "already_activated": (400, "already_activated"),
         "email_taken": (409, "email_taken"),
         "invalid_token": (400, "invalid_token"),
+        "last_login_method": (400, "last_login_method"),
         "no_team": (403, "no_team"),
         "owner": (403, "forbidden"),
         "owns_team_with_members": (409, "owns_team_with_members"),
@@ -73,6 +75,13 @@ class AccountDisabled(AnvilError):
 
     code = "account_disabled"
     http = 403
+
+
+class ProviderNotFound(AnvilError):
+    """People cannot log in by this provider."""
+
+    code = "provider_not_found"
+    http = 404
 
 
 class WrongPassword(AnvilError):

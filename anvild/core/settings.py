@@ -21,6 +21,7 @@ __all__ = [
     "DevicetestSettings",
     "DriverHosting",
     "EngineSettings",
+    "GithubSettings",
     "IdentitySettings",
     "MailSettings",
     "PluginSettings",
@@ -71,7 +72,7 @@ class WebSettings(Section, frozen=True):
         ""
     )
     frontend_url: Annotated[
-        str, msgspec.Meta(description="address of the pages that mails lead to; empty means public_url")
+        str, msgspec.Meta(description="address of the pages that mails and logins lead to; empty means public_url")
     ] = ""
     max_body: Annotated[Size, msgspec.Meta(description="bytes of an ordinary request body")] = 2 * 2**20
     max_upload: Annotated[Size, msgspec.Meta(description="bytes of a streamed upload")] = 8 * 2**30
@@ -98,6 +99,17 @@ class MailSettings(Section, frozen=True):
     user: Annotated[str, msgspec.Meta(description="name to log in with; empty logs in as nobody")] = ""
     password: Annotated[str, msgspec.Meta(description="password to log in with")] = ""
     sender: Annotated[str, msgspec.Meta(description="address that mails come from")] = "anvild@localhost"
+
+
+class GithubSettings(Section, frozen=True):
+    """``[github]``"""
+
+    client_id: Annotated[
+        str, msgspec.Meta(description="id of the OAuth app that logs people in; empty turns it off")
+    ] = ""
+    client_secret: Annotated[str, msgspec.Meta(description="secret of that OAuth app")] = ""
+    url: Annotated[str, msgspec.Meta(description="where its pages are")] = "https://github.com"
+    api_url: Annotated[str, msgspec.Meta(description="where its API is")] = "https://api.github.com"
 
 
 class EngineSettings(Section, frozen=True):
@@ -170,6 +182,7 @@ class Settings(Section, frozen=True):
     web: WebSettings = WebSettings()
     identity: IdentitySettings = IdentitySettings()
     mail: MailSettings = MailSettings()
+    github: GithubSettings = GithubSettings()
     engine: EngineSettings = EngineSettings()
     devicetests: DevicetestSettings = DevicetestSettings()
     plugins: PluginSettings = PluginSettings()
@@ -177,8 +190,13 @@ class Settings(Section, frozen=True):
 
     @property
     def frontend(self) -> str:
-        """Where the pages are that mails lead to, without a slash at its end."""
-        return (self.web.frontend_url or self.web.public_url or f"http://{self.listen}").rstrip("/")
+        """Where the pages are that mails and logins lead to, without a slash at its end."""
+        return self.web.frontend_url.rstrip("/") or self.address
+
+    @property
+    def address(self) -> str:
+        """Where clients find the daemon, without a slash at its end."""
+        return (self.web.public_url or f"http://{self.listen}").rstrip("/")
 
     @property
     def drop_ins(self) -> Path:

@@ -207,7 +207,11 @@ def _parameters(operation: Operation) -> list[Schema]:
 
 
 def _path_parameter(parameter: Parameter) -> Schema:
-    return {"in": "path", "name": parameter.name, "required": True, "schema": dict(PARAMETER_SCHEMAS[parameter.kind])}
+    if parameter.kind.startswith("="):
+        schema: Schema = {"type": "string", "enum": parameter.kind[1:].split("|")}
+    else:
+        schema = dict(PARAMETER_SCHEMAS[parameter.kind])
+    return {"in": "path", "name": parameter.name, "required": True, "schema": schema}
 
 
 def _is_json(kind: Any) -> bool:

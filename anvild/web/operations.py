@@ -17,11 +17,14 @@ __all__ = ["Handler", "Match", "Operation", "Parameter", "Routes", "parse_templa
 
 Handler = Callable[[Request], Awaitable[object]]
 
-_PARAMETER = re.compile(r"\{(\w+)(?::(\w+))?\}")
+_PARAMETER = re.compile(r"\{(\w+)(?::(\w+|=[\w|]+))?\}")
 
 
 class Parameter(msgspec.Struct, frozen=True):
-    """A parameter of a path: ``{id}`` is text, ``{id:uuid}`` a UUID, ``{id:int}`` an integer from 0 on."""
+    """A parameter of a path: ``{id}`` is text, ``{id:uuid}`` a UUID, ``{id:int}`` an integer from 0 on.
+
+    ``{name:=one|other}`` is one of these texts. Another one is refused by the handler, which knows what it would be.
+    """
 
     name: str
     kind: str = "text"

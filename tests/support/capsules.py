@@ -60,7 +60,7 @@ class Caller:
         sent = {**self._key, **self.cookie_headers(method), **(headers or {})}
         answer = await self.client.request(method, shown, headers=sent, **request)
         assert answer.status_code == status, f"{method} {shown}: {answer.status_code} {answer.text}"
-        self._take_cookies(answer.headers.get_list("set-cookie"))
+        self.take_cookies(answer.headers.get_list("set-cookie"))
         body = json.loads(answer.content) if answer.content else None
         if promised:
             check_answer(_document, method, path, status, body)
@@ -79,7 +79,8 @@ class Caller:
             headers["X-CSRF-Token"] = self.cookies.get("wrenn_csrf", "")
         return headers
 
-    def _take_cookies(self, lines: list[str]) -> None:
+    def take_cookies(self, lines: list[str]) -> None:
+        """Keep what the ``Set-Cookie`` headers of an answer say."""
         self.set_cookies = lines
         for line in lines:
             for name, morsel in SimpleCookie(line).items():

@@ -86,7 +86,12 @@ def add_account(api: Api, identity: Identity, limits: Limits, letters: Letters) 
     async def get_me(request: Request) -> wire.Me:
         user_id, _ = caller(request)
         user = await identity.users.get(user_id)
-        return wire.Me(name=user.name, has_password=user.has_password, providers=[], email=user.email or UNSET)
+        return wire.Me(
+            name=user.name,
+            has_password=user.has_password,
+            providers=await identity.linked_logins.of_user(user_id),
+            email=user.email or UNSET,
+        )
 
     @api.patch(
         "/me",

@@ -12,6 +12,7 @@ from .common import Moment
 __all__ = [
     "APIKey",
     "Activation",
+    "AuthorizationPage",
     "ChangePasswordRequest",
     "CreateAPIKeyRequest",
     "DeleteAccount",
@@ -20,6 +21,7 @@ __all__ = [
     "NewMember",
     "NewName",
     "NewRole",
+    "OAuthAnswer",
     "ResetConfirmation",
     "ResetRequest",
     "Session",
@@ -144,6 +146,19 @@ class ResetConfirmation(msgspec.Struct):
 
     token: str
     new_password: Password
+
+
+class OAuthAnswer(msgspec.Struct):
+    """What the provider sends people back with."""
+
+    code: str | UnsetType = UNSET
+    state: str | UnsetType = UNSET
+
+
+class AuthorizationPage(msgspec.Struct):
+    """Where the caller allows the login."""
+
+    auth_url: Annotated[str, msgspec.Meta(extra_json_schema={"format": "uri"})]
 
 
 class CreateAPIKeyRequest(msgspec.Struct):

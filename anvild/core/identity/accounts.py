@@ -21,7 +21,7 @@ from .teams import default_team, delete_team, insert_membership, insert_team, te
 from .users import change_status, checked_name, insert_user, load_user, normal_email, put_password
 from .values import NOWHERE, Origin, Principal, User
 
-__all__ = ["ACTIVATION_LIFETIME", "RESET_LIFETIME", "Accounts", "SignUp"]
+__all__ = ["ACTIVATION_LIFETIME", "RESET_LIFETIME", "Accounts", "SignUp", "begin"]
 
 ACTIVATION_LIFETIME = timedelta(minutes=30)
 RESET_LIFETIME = timedelta(minutes=15)
@@ -65,7 +65,7 @@ class Accounts:
                 is_admin=admin,
                 actor=by.actor,
             )
-            return _begin(connection, user.id, actor=by.actor)
+            return begin(connection, user.id, actor=by.actor)
 
         return await self._store.write(job)
 
@@ -124,7 +124,7 @@ class Accounts:
                 raise InvalidRequest("this account has been activated already", reason="already_activated")
             actor = f"user:{user.id}"
             change_status(connection, user, "active", actor=actor, origin=origin)
-            return _begin(connection, user.id, actor=actor, origin=origin)
+            return begin(connection, user.id, actor=actor, origin=origin)
 
         user = await self._store.write(job)
         self._cache.invalidate(f"user:{user.id}")
@@ -205,7 +205,7 @@ class Accounts:
         self._cache.invalidate(f"user:{user_id}", *(f"team:{team_id}" for team_id in teams))
 
 
-def _begin(connection: Connection, user_id: str, *, actor: str, origin: Origin = NOWHERE) -> User:
+def begin(connection: Connection, user_id: str, *, actor: str, origin: Origin = NOWHERE) -> User:
     """Give a new active account what it begins with, within a transaction: a team, and the first one the platform."""
     user = load_user(connection, user_id)
     _give_team(connection, user, actor=actor, origin=origin)

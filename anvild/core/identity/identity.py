@@ -23,6 +23,7 @@ from .device_tokens import DeviceTokens
 from .host_tokens import HostTokens
 from .idempotency import Idempotency
 from .last_use import LastUse
+from .linked_logins import LinkedLogins
 from .login_tokens import LoginTokens
 from .logins import Logins
 from .passwords import Passwords
@@ -74,6 +75,7 @@ class Identity:
         self.teams = Teams(store, self._cache)
         self.accounts = Accounts(store, passwords, self._cache)
         self.api_keys = ApiKeys(store, self._cache)
+        self.linked_logins = LinkedLogins(store)
         idle = timedelta(hours=settings.session_idle_hours)
         lifetime = timedelta(hours=settings.session_hours)
         logins = Logins(store, passwords, limits)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Boolean, Column, ForeignKey, Index, Integer, String, Table, Text
+from sqlalchemy import Boolean, Column, ForeignKey, Index, Integer, String, Table, Text, UniqueConstraint
 
 from anvild.core.store import Id, Json, Timestamp, metadata
 
@@ -10,6 +10,7 @@ __all__ = [
     "api_keys",
     "device_tokens",
     "idempotency_keys",
+    "linked_logins",
     "memberships",
     "sessions",
     "signing_keys",
@@ -56,6 +57,17 @@ memberships = Table(
     Column("role", String(16), nullable=False),
     Column("is_default", Boolean, nullable=False),
     Column("joined_at", Timestamp, nullable=False),
+)
+
+# With which accounts of other services a person can log in.
+linked_logins = Table(
+    "linked_logins",
+    metadata,
+    Column("user_id", Id, ForeignKey("users.id"), primary_key=True),
+    Column("provider", String(32), primary_key=True),
+    Column("subject", String(128), nullable=False),
+    Column("created_at", Timestamp, nullable=False),
+    UniqueConstraint("provider", "subject"),
 )
 
 api_keys = Table(

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, Row, Select, func, insert, select, update
+from sqlalchemy import Connection, Row, Select, delete, func, insert, select, update
 
 from anvild.core.clock import utcnow
 from anvild.core.errors import Conflict, FieldProblem, InvalidRequest
@@ -18,7 +18,7 @@ from .api_keys import revoke_api_keys
 from .cache import CredentialCache
 from .journal import note
 from .passwords import Passwords
-from .tables import api_keys, memberships, sessions, tokens, users
+from .tables import api_keys, linked_logins, memberships, sessions, tokens, users
 from .values import NOWHERE, LabRole, Origin, Principal, User, UserStatus
 
 __all__ = [
@@ -267,7 +267,8 @@ def change_status(
         values["token_generation"] = users.c.token_generation + 1
     if status == "deleted":
         values |= {"deleted_at": now, "email": None, "username": None, "password_hash": None, "is_admin": False}
-        connection.execute(memberships.delete().where(memberships.c.user_id == user.id))
+        for table in (memberships, linked_logins):
+            connection.execute(delete(table).where(table.c.user_id == user.id))
     connection.execute(update(users).where(users.c.id == user.id).values(values))
     _note(connection, _STATUS_EVENTS[status], user, actor, origin)
     return msgspec.structs.replace(user, status=status)

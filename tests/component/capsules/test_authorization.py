@@ -81,6 +81,8 @@ ROWS: Mapping[str, Row] = {
     "POST /v1/me/password": Row(
         None, 204, body=lambda ids: {"current_password": PASSWORD, "new_password": "something else"}
     ),
+    "GET /v1/me/providers/{provider}/connect": Row(None, 404, values=lambda ids: {"provider": "github"}),
+    "DELETE /v1/me/providers/{provider}": Row(None, 404, values=lambda ids: {"provider": "github"}),
     "POST /v1/api-keys": Row("member", 201, body=lambda ids: {}),
     "GET /v1/api-keys": Row("member", 200),
     "DELETE /v1/api-keys/{id}": Row("member", 204, values=lambda ids: {"id": ids["key"]}, foreign=204, missing=204),
