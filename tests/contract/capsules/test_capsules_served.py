@@ -12,10 +12,6 @@ from tests.support.contract import METHODS, Document, differences, schemes
 # Operations that are not served yet. The list only ever gets shorter.
 UNSERVED: frozenset[str] = frozenset(
     {
-        "GET /auth/oauth/{provider}",
-        "GET /auth/oauth/{provider}/callback",
-        "GET /v1/me/providers/{provider}/connect",
-        "DELETE /v1/me/providers/{provider}",
         "GET /v1/capsules/stats",
         "GET /v1/capsules/usage",
         "POST /v1/capsules/{id}/exec",

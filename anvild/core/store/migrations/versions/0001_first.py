@@ -365,6 +365,16 @@ def upgrade() -> None:
         postgresql_where=sa.text("released_at IS NULL AND slot IS NOT NULL"),
     )
     op.create_table(
+        "linked_logins",
+        sa.Column("user_id", columns.Id(), nullable=False),
+        sa.Column("provider", sa.String(length=32), nullable=False),
+        sa.Column("subject", sa.String(length=128), nullable=False),
+        sa.Column("created_at", columns.Timestamp(), nullable=False),
+        sa.ForeignKeyConstraint(["user_id"], ["users.id"], name=op.f("fk_linked_logins_user_id")),
+        sa.PrimaryKeyConstraint("user_id", "provider", name=op.f("pk_linked_logins")),
+        sa.UniqueConstraint("provider", "subject", name=op.f("uq_linked_logins_provider_subject")),
+    )
+    op.create_table(
         "memberships",
         sa.Column("team_id", columns.Id(), nullable=False),
         sa.Column("user_id", columns.Id(), nullable=False),
