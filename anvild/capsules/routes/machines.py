@@ -12,6 +12,7 @@ from ..book import Book
 from ..life import Capsules
 from ..templates import Templates
 from .capsules import add_capsules
+from .exec import add_exec
 
 __all__ = ["add_machines"]
 
@@ -21,4 +22,5 @@ def add_machines(api: Api, services: Services) -> Capsules:
     engine, store = services.get(Engine), services.get(Store)
     capsules = Capsules(engine, services.get(EventLog), Book(store), Templates(engine, store))
     add_capsules(api, capsules)
+    add_exec(api, capsules)
     return capsules

@@ -14,10 +14,6 @@ UNSERVED: frozenset[str] = frozenset(
     {
         "GET /v1/capsules/stats",
         "GET /v1/capsules/usage",
-        "POST /v1/capsules/{id}/exec",
-        "GET /v1/capsules/{id}/processes",
-        "DELETE /v1/capsules/{id}/processes/{selector}",
-        "GET /v1/capsules/{id}/processes/{selector}/stream",
         "GET /v1/capsules/{id}/metrics",
         "POST /v1/snapshots",
         "GET /v1/snapshots",
@@ -27,7 +23,6 @@ UNSERVED: frozenset[str] = frozenset(
         "POST /v1/capsules/{id}/files/list",
         "POST /v1/capsules/{id}/files/mkdir",
         "POST /v1/capsules/{id}/files/remove",
-        "GET /v1/capsules/{id}/exec/stream",
         "GET /v1/capsules/{id}/pty",
         "POST /v1/capsules/{id}/files/stream/write",
         "POST /v1/capsules/{id}/files/stream/read",
