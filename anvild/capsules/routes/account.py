@@ -169,18 +169,17 @@ def add_account(api: Api, identity: Identity, limits: Limits, letters: Letters) 
         "/me/password/reset",
         summary="Request a password reset email",
         description="The answer is the same whether there is such an account or not. The link in the mail is good for "
-        "15 minutes. An account gets at most 5 such mails an hour.",
+        "15 minutes. Nothing is sent beyond 10 requests a minute from one address and 5 an hour for one account.",
         tags=TAGS,
         answers={204: None},
         body=wire.ResetRequest,
         lenient=True,
-        limit="mail_ip",
     )
     async def request_password_reset(request: Request) -> Answer:
         body: wire.ResetRequest | None = request.body
         if body is not None and letters.possible:
             email = body.email.strip().lower()
-            if limits.hit("mail_account", email).allowed:
+            if limits.hit("mail_ip", request.ip or "local").allowed and limits.hit("mail_account", email).allowed:
                 letters.forgotten(email)
         return Answer(204)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +14,8 @@ from sqlalchemy import delete, update
 from anvild.core.clock import utcnow
 from anvild.core.identity import SYSTEM
 from anvild.core.identity.tables import tokens, users
-from tests.support.capsules import Lab
+from anvild.core.settings import MailSettings, Settings
+from tests.support.capsules import Lab, served_lab
 from tests.support.smtp import Letter, PostOffice
 from tests.support.wing import EMAIL, PASSWORD
 
@@ -203,3 +205,17 @@ async def test_an_account_gets_few_mails(mailing_lab: Lab, office: PostOffice) -
     await outside("POST", "/v1/me/password/reset", 204, json={"email": "last@example.org"})
     assert (await office.next(6)).to == ["last@example.org"]
     assert len(office.letters) == 6
+
+
+async def test_an_address_asks_for_few_mails_and_is_answered_alike(tmp_path: Path, office: PostOffice) -> None:
+    mail = MailSettings(server=office.address, security="none")
+    settings = Settings(data_dir=tmp_path / "data", config_dir=tmp_path / "etc", mail=mail)
+    async with served_lab(tmp_path / "data", settings=settings, limits={"mail_ip": "2/minute"}) as lab:
+        outside = lab.anybody()
+        for number in range(3):
+            await lab.user(f"ann{number}@example.org")
+            await outside("POST", "/v1/me/password/reset", 204, json={"email": f"ann{number}@example.org"})
+        error = await outside("POST", "/v1/auth/signup", 429, promised=False, json=ANN)
+        assert error["code"] == "rate_limited"
+        assert (await office.next(2)).to == ["ann1@example.org"]
+    assert len(office.letters) == 2
