@@ -31,6 +31,8 @@ from anvild.sdk import (
     Suspend,
     Unavailable,
 )
+from anvild.web.kept import keep_open
+from anvild.web.request import ByteStream
 
 from .book import SYSTEM, Book, add
 from .errors import InvalidState
@@ -182,6 +184,10 @@ class Capsules:
         await self._note_use(capsule_id, live)
         async with live.use(busy=busy) as session:
             yield session
+
+    async def keep_open(self, source: ByteStream) -> ByteStream:
+        """Open what an answer sends; see :func:`anvild.web.kept.keep_open`."""
+        return await keep_open(self._running(), source)
 
     # ----- what goes on behind the answers
 

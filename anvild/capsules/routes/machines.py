@@ -13,6 +13,7 @@ from ..life import Capsules
 from ..templates import Templates
 from .capsules import add_capsules
 from .exec import add_exec
+from .files import add_files
 
 __all__ = ["add_machines"]
 
@@ -23,4 +24,5 @@ def add_machines(api: Api, services: Services) -> Capsules:
     capsules = Capsules(engine, services.get(EventLog), Book(store), Templates(engine, store))
     add_capsules(api, capsules)
     add_exec(api, capsules)
+    add_files(api, capsules)
     return capsules

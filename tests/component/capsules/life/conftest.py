@@ -27,8 +27,10 @@ async def sandboxes(tmp_path: Path) -> AsyncIterator[Lab]:
 
 @pytest.fixture
 def api(sandboxes: Lab) -> Caller:
-    """A program with the first team's key."""
-    return sandboxes.by_key()
+    """A program with the first team's key, which its bare client sends too."""
+    caller = sandboxes.by_key()
+    caller.client.headers["X-API-Key"] = sandboxes.wing.first.api_key
+    return caller
 
 
 @pytest.fixture
