@@ -10,7 +10,7 @@ import math
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, nullcontext
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, nullcontext, suppress
 from typing import Any, Literal, TypeVar
 
 import msgspec
@@ -342,8 +342,12 @@ class HostedDriver:
                 try:
                     await self.call("start", START_SECONDS, driver.start)
                     self.description = await self._describe(driver)
+                except Unavailable as error:
+                    with suppress(AnvilError):  # whether there is ground to work on; the reason is told already
+                        self.description = await self._describe(driver)
+                    return _Broken(error.message, fault=False)
                 except AnvilError as error:
-                    return _Broken(error.message, fault=not isinstance(error, Unavailable))
+                    return _Broken(error.message, fault=True)
                 self._driver = driver
                 self._lacking.clear()
                 await self._set("running", None)
@@ -467,7 +471,9 @@ class HostedDriver:
 
     def _health(self) -> Health:
         if self._reason is not None or self.description is None:
-            return Health(state=HealthState.UNHEALTHY, reason=self._reason or "it has not been described yet")
+            known = self.description.health.state if self.description is not None else None
+            state = HealthState.ABSENT if known is HealthState.ABSENT else HealthState.UNHEALTHY
+            return Health(state=state, reason=self._reason or "it has not been described yet")
         health = self.description.health
         now = trio.current_time()
         recent = sum(1 for at in self._faults if now - at < FAULT_WINDOW)

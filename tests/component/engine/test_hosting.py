@@ -12,7 +12,17 @@ from trio.testing import MockClock
 from anvild.core.engine import Fault, Gone, InProcess
 from anvild.core.errors import CapReached, Conflict
 from anvild.core.events import EventFilter
-from anvild.sdk import DeviceFact, DeviceStatus, Driver, InvalidArgument, NotFound, Sighting, Unavailable
+from anvild.sdk import (
+    DeviceFact,
+    DeviceStatus,
+    Driver,
+    Health,
+    HealthState,
+    InvalidArgument,
+    NotFound,
+    Sighting,
+    Unavailable,
+)
 from tests.support.lab import ALICE, OTHER_TEAM, TEAM, FakeDevice, Lab, Running, StartEngine, asks
 
 
@@ -325,3 +335,13 @@ async def test_a_quarantined_or_retired_device_takes_no_work(lab: Lab, start_eng
     lab.plug("d1")
     await running.after()
     assert (await running.engine.devices.get(device.id)).status == "retired"
+
+
+async def test_a_driver_without_ground_says_so(lab: Lab, start_engine: StartEngine) -> None:
+    """What is missing is told as missing, and not as a failure of the driver."""
+    lab.start_error = Unavailable("there is no such tool: install it")
+    lab.health = Health(state=HealthState.ABSENT, reason="there is no such tool")
+    running = await start_engine()
+    await running.engine.drivers_started()
+    (info,) = running.engine.drivers()
+    assert (info.health, info.reason, info.state) == ("absent", "there is no such tool: install it", "waiting")
