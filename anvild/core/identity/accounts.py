@@ -21,7 +21,7 @@ from .teams import default_team, delete_team, insert_membership, insert_team, te
 from .users import change_status, checked_name, insert_user, load_user, normal_email, put_password
 from .values import NOWHERE, Origin, Principal, User
 
-__all__ = ["ACTIVATION_LIFETIME", "RESET_LIFETIME", "Accounts", "SignUp", "begin"]
+__all__ = ["ACTIVATION_LIFETIME", "RESET_LIFETIME", "Accounts", "SignUp", "begin", "make_room"]
 
 ACTIVATION_LIFETIME = timedelta(minutes=30)
 RESET_LIFETIME = timedelta(minutes=15)
@@ -79,7 +79,7 @@ class Accounts:
         stored, token = await self._passwords.hash(password), secrets.token_hex(16)
 
         def job(connection: Connection) -> SignUp:
-            _make_room(connection, address, origin)
+            make_room(connection, address, origin=origin)
             user = insert_user(
                 connection,
                 name=shown,
@@ -223,8 +223,12 @@ def _give_team(connection: Connection, user: User, *, actor: str, origin: Origin
         insert_membership(connection, team.id, user.id, "owner", actor=actor, origin=origin)
 
 
-def _make_room(connection: Connection, address: str, origin: Origin) -> None:
-    """Drop an account with this address that was never activated. Raises Conflict for any other one."""
+def make_room(connection: Connection, address: str, *, proved: bool = False, origin: Origin = NOWHERE) -> None:
+    """Drop an account with this address that was never activated, within a transaction.
+
+    Raises Conflict for any other one, and while its token is still good; unless the address has been ``proved`` to be
+    the asker's, so that nobody keeps others out by signing up for them.
+    """
     found = select(users.c.id).where(users.c.email == address, users.c.status != "deleted")
     user_id = connection.execute(found).scalar_one_or_none()
     if user_id is None:
@@ -233,7 +237,7 @@ def _make_room(connection: Connection, address: str, origin: Origin) -> None:
     joined = connection.execute(select(memberships.c.team_id).where(memberships.c.user_id == user_id)).first()
     if user.status != "inactive" or joined is not None:
         raise Conflict("there is an account with this address", reason="email_taken")
-    if user.created_at > utcnow() - ACTIVATION_LIFETIME:
+    if not proved and user.created_at > utcnow() - ACTIVATION_LIFETIME:
         raise Conflict("a mail is on its way to this address; try again in half an hour", reason="signup_cooldown")
     change_status(connection, user, "deleted", actor="system", origin=origin)
 

@@ -9,9 +9,9 @@ from anvild.core.errors import Conflict
 from anvild.core.store import Store
 from anvild.sdk import NotFound
 
-from .accounts import begin
+from .accounts import begin, make_room
 from .journal import note
-from .tables import linked_logins, users
+from .tables import linked_logins
 from .users import checked_name, insert_user, load_user, normal_email
 from .values import NOWHERE, Origin, Principal, User
 
@@ -44,9 +44,7 @@ class LinkedLogins:
         address, shown = normal_email(email), checked_name(name)
 
         def job(connection: Connection) -> User:
-            taken = select(users.c.id).where(users.c.email == address, users.c.status != "deleted")
-            if connection.execute(taken).first() is not None:
-                raise Conflict("there is an account with this address", reason="email_taken")
+            make_room(connection, address, proved=True, origin=origin)
             user = insert_user(
                 connection,
                 name=shown,

@@ -149,6 +149,14 @@ async def test_what_goes_wrong_on_the_way_back_is_told_to_the_page(browser: Brow
     assert (await browser.caller("GET", "/v1/me", 200))["name"] == "login7"
 
 
+async def test_nobody_keeps_others_out_by_signing_up_for_them(lab: Lab, browser: Browser, github: Provider) -> None:
+    await lab.identity.accounts.sign_up(email="ann@example.org", password="not Ann's choice", name="Eve")
+    github.person = person(7, "ann@example.org")
+    await browser.log_in("signup")
+    me = await browser.caller("GET", "/v1/me", 200)
+    assert (me["name"], me["has_password"]) == ("Ann", False)
+
+
 async def test_a_disabled_account_does_not_come_in(lab: Lab, browser: Browser, github: Provider) -> None:
     github.person = person(7, "ann@example.org")
     await browser.log_in("signup")
