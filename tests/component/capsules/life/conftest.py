@@ -10,9 +10,9 @@ import pytest
 import trio
 
 from anvild_sandbox.driver import SandboxDriver
-from tests.support.capsules import Caller, Lab, served_lab
+from tests.support.capsules import Caller, Lab, contract, served_lab
 
-__all__ = ["MakeCapsule"]
+__all__ = ["MakeCapsule", "contract"]
 
 MakeCapsule = Callable[..., Awaitable[str]]
 

@@ -1,0 +1,140 @@
+"""Capsules that are machines: paused with all that runs in them, resumed, and taken up again by another daemon."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import httpx2
+import pytest
+
+from tests.daemon import Daemon
+from tests.guests import MakeGuestDaemon, guest_processes
+from tests.support.contract import Document, check_answer
+
+PATIENCE = 60.0
+WARM = {"memory_mb": 256}
+"""The sizes of the image's warm template: one of these sizes starts from memory, any other one boots."""
+
+
+@pytest.fixture(scope="module")
+def daemon_with_guests(guest_daemon_factory: MakeGuestDaemon) -> Daemon:
+    """A daemon whose driver is ready."""
+    daemon = guest_daemon_factory()
+    daemon.start()
+    daemon.wait_for_driver("microvm")
+    return daemon
+
+
+class Program:
+    """Calls the interface by key, as an SDK does, and holds every answer against the contract."""
+
+    def __init__(self, daemon: Daemon, contract: Document) -> None:
+        self.daemon = daemon
+        self._contract = contract
+
+    def __call__(
+        self, method: str, path: str, status: int, values: Mapping[str, str] | None = None, **request: Any
+    ) -> Any:
+        headers = {"X-API-Key": self.daemon.keys["api_key"]}
+        url = self.daemon.url + path.format_map(values or {})
+        answer = httpx2.request(method, url, headers=headers, timeout=PATIENCE, trust_env=False, **request)
+        assert answer.status_code == status, answer.text
+        body = answer.json() if answer.content else None
+        check_answer(self._contract, method, path, status, body)
+        return body
+
+    def reaches(self, capsule: Mapping[str, str], state: str) -> Any:
+        """Wait until a capsule is in a state, and return it."""
+        until = time.monotonic() + PATIENCE
+        while (shown := self("GET", "/v1/capsules/{id}", 200, capsule))["status"] != state:
+            assert shown["status"] not in ("error", "stopped"), shown
+            assert time.monotonic() < until, shown
+            time.sleep(0.05)
+        return shown
+
+    def shell(self, capsule: Mapping[str, str], line: str) -> str:
+        """Run a line of shell, which must succeed, and return what it printed."""
+        body = {"cmd": "/bin/sh", "args": ["-c", line]}
+        done = self("POST", "/v1/capsules/{id}/exec", 200, capsule, json=body)
+        assert done["exit_code"] == 0, done
+        return str(done["stdout"])
+
+
+@pytest.fixture
+def program(daemon_with_guests: Daemon, contract: Document) -> Program:
+    """A program with a key."""
+    return Program(daemon_with_guests, contract)
+
+
+LOOK = "cat /proc/sys/kernel/random/boot_id; cat /tmp/counted"
+COUNT = "i=0; while :; do i=$((i+1)); echo $i >> /tmp/counted; echo $i; sleep 0.05; done"
+ONE = "/v1/capsules/{id}"
+
+
+def test_a_capsule_is_paused_with_all_that_runs_in_it(program: Program) -> None:
+    made = program("POST", "/v1/capsules", 202, json={"timeout_sec": 3600, **WARM})
+    assert (made["status"], made["template"], made["timeout_sec"]) == ("starting", "minimal", 3600)
+    capsule = {"id": made["id"]}
+    program.reaches(capsule, "running")
+    assert program.shell(capsule, "python3 -c 'print(6 * 7)'; git --version").startswith("42\ngit version")
+    background = {"cmd": "/bin/sh", "args": ["-c", COUNT], "background": True, "tag": "counting"}
+    started = program("POST", ONE + "/exec", 202, capsule, json=background)
+    form = [("path", (None, b"/tmp/in/file")), ("file", ("file", bytes(range(256)) * 4096))]
+    program("POST", ONE + "/files/write", 204, capsule, files=form)
+    before = program.shell(capsule, LOOK + "; sha256sum /tmp/in/file")
+
+    assert program("POST", ONE + "/pause", 202, capsule)["status"] in ("pausing", "paused")
+    program.reaches(capsule, "paused")
+    assert guest_processes(program.daemon.data_dir) == []
+    refused = program("POST", ONE + "/exec", 409, capsule, json={"cmd": "true"})
+    assert refused["error"]["code"] == "invalid_state"
+    assert program("POST", ONE + "/resume", 202, capsule)["status"] in ("resuming", "running")
+    program.reaches(capsule, "running")
+
+    drift = abs(float(program.shell(capsule, "date +%s.%N")) - time.time())
+    assert drift < 5, "the clock was not set right"
+    after = program.shell(capsule, LOOK + "; sha256sum /tmp/in/file").split()
+    boot, *counted = after[:-2]
+    assert (boot, after[-2:]) == (before.split()[0], before.split()[-2:])
+    assert counted == [str(number + 1) for number in range(len(counted))]
+    assert len(counted) > len(before.split()) - 3, "the program stands still"
+    found = program("GET", ONE + "/processes", 200, capsule)["processes"]
+    assert [each["pid"] for each in found if each.get("tag") == "counting"] == [started["pid"]]
+    program("DELETE", ONE + "/processes/{selector}", 204, {**capsule, "selector": "counting"})
+    program("DELETE", ONE, 202, capsule)
+    program("DELETE", ONE, 202, capsule)
+    until = time.monotonic() + PATIENCE
+    while program("GET", ONE, 200, capsule)["status"] != "stopped":
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    assert guest_processes(program.daemon.data_dir) == []
+
+
+def test_capsules_outlive_a_daemon_that_is_killed(program: Program) -> None:
+    awake, asleep = ({"id": program("POST", "/v1/capsules", 202, json=WARM)["id"]} for _ in range(2))
+    for each in (awake, asleep):
+        program.reaches(each, "running")
+        program.shell(each, "echo here > /tmp/here")
+    background = {"cmd": "/bin/sh", "args": ["-c", COUNT], "background": True, "tag": "counting"}
+    program("POST", ONE + "/exec", 202, awake, json=background)
+    program("POST", ONE + "/pause", 202, asleep)
+    program.reaches(asleep, "paused")
+    program.daemon.kill()
+    program.daemon.start()
+    program.daemon.wait_for_driver("microvm")
+    program.reaches(awake, "running")
+    program.reaches(asleep, "paused")
+    counted = program.shell(awake, "cat /tmp/here /tmp/counted").split()[1:]
+    assert counted == [str(number + 1) for number in range(len(counted))]
+    program("POST", ONE + "/resume", 202, asleep)
+    program.reaches(asleep, "running")
+    assert program.shell(asleep, "cat /tmp/here") == "here\n"
+    for each in (awake, asleep):
+        program("DELETE", ONE, 202, each)
+    until = time.monotonic() + PATIENCE
+    while program("GET", "/v1/capsules", 200):
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    assert guest_processes(program.daemon.data_dir) == []
