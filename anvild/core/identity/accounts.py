@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from datetime import timedelta
 
 import msgspec
@@ -15,7 +14,7 @@ from anvild.core.store import Store
 from .cache import CredentialCache
 from .journal import note
 from .passwords import Passwords
-from .single_use import insert_token, take_token
+from .single_use import issue_mail_token, take_token
 from .tables import memberships, users
 from .teams import default_team, delete_team, insert_membership, insert_team, teams_of
 from .users import change_status, checked_name, insert_user, load_user, normal_email, put_password
@@ -76,7 +75,7 @@ class Accounts:
         same address is still good. An account that was not activated in time makes room for the new one.
         """
         address, shown = normal_email(email), checked_name(name)
-        stored, token = await self._passwords.hash(password), secrets.token_hex(16)
+        stored = await self._passwords.hash(password)
 
         def job(connection: Connection) -> SignUp:
             make_room(connection, address, origin=origin)
@@ -92,7 +91,7 @@ class Accounts:
                 actor="system",
                 origin=origin,
             )
-            insert_token(connection, "activation", token, lifetime=ACTIVATION_LIFETIME, user_id=user.id)
+            token = issue_mail_token(connection, "activation", user.id, lifetime=ACTIVATION_LIFETIME)
             return SignUp(user=user, token=token)
 
         return await self._store.write(job)
@@ -140,7 +139,7 @@ class Accounts:
         self._cache.invalidate(f"user:{user_id}")
 
     async def forgot_password(self, email: str) -> SignUp | None:
-        """Return a token for a new password, if there is an active account with this address.
+        """Return a token for a new password, if there is an active account with this address; an older one ends.
 
         What it takes depends on whether there is one: do not let the asker wait for it.
         """
@@ -148,14 +147,13 @@ class Accounts:
             address = normal_email(email)
         except InvalidRequest:
             return None
-        token = secrets.token_hex(16)
 
         def job(connection: Connection) -> SignUp | None:
             found = select(users.c.id).where(users.c.email == address, users.c.status == "active")
             user_id = connection.execute(found).scalar_one_or_none()
             if user_id is None:
                 return None
-            insert_token(connection, "password_reset", token, lifetime=RESET_LIFETIME, user_id=user_id)
+            token = issue_mail_token(connection, "password_reset", user_id, lifetime=RESET_LIFETIME)
             return SignUp(user=load_user(connection, user_id), token=token)
 
         return await self._store.write(job)

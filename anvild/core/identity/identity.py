@@ -32,7 +32,6 @@ from .rate_limits import Limits
 from .secret_box import SecretBox, load_secret_box
 from .sessions import Sessions
 from .signing_keys import SigningKeys
-from .single_use import MailTokens
 from .sweep import sweep
 from .teams import Teams
 from .users import Users
@@ -84,7 +83,6 @@ class Identity:
         self.personal_tokens = PersonalTokens(store, self._cache)
         self.device_tokens = DeviceTokens(store, self._cache, self.signing_keys)
         self.host_tokens = HostTokens(store, self._cache, self.signing_keys)
-        self.mail_tokens = MailTokens(store)
         self.logins = logins
         self.idempotency = Idempotency(store, box)
         self.audit = Audit(store)

@@ -9,46 +9,29 @@ from typing import Any, Literal
 from sqlalchemy import Connection, insert, update
 
 from anvild.core.clock import utcnow
-from anvild.core.errors import Unauthenticated
 from anvild.core.ids import new_id
-from anvild.core.store import Store
 
 from .secret_texts import digest
 from .tables import tokens
 
-__all__ = ["MailTokens", "TokenKind", "insert_token", "take_token"]
+__all__ = ["TokenKind", "end_mail_tokens", "insert_token", "issue_mail_token", "take_token"]
 
 TokenKind = Literal["activation", "password_reset", "host_registration", "host_refresh", "personal"]
+MailTokenKind = Literal["activation", "password_reset"]
 
 
-class MailTokens:
-    """The tokens that prove that somebody reads an account's mail."""
+def issue_mail_token(connection: Connection, kind: MailTokenKind, user_id: str, *, lifetime: timedelta) -> str:
+    """Return a new token of 32 hex digits within a transaction; an older one of the same kind and person ends."""
+    text = secrets.token_hex(16)
+    end_mail_tokens(connection, kind, user_id)
+    insert_token(connection, kind, text, lifetime=lifetime, user_id=user_id)
+    return text
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
 
-    async def issue(self, kind: Literal["activation", "password_reset"], user_id: str, *, lifetime: timedelta) -> str:
-        """Return a new token of 32 hex digits; an older one of the same kind and person ends."""
-        text = secrets.token_hex(16)
-
-        def job(connection: Connection) -> None:
-            connection.execute(
-                update(tokens)
-                .where(tokens.c.kind == kind, tokens.c.user_id == user_id, tokens.c.revoked_at.is_(None))
-                .values(revoked_at=utcnow())
-            )
-            insert_token(connection, kind, text, lifetime=lifetime, user_id=user_id)
-
-        await self._store.write(job)
-        return text
-
-    async def take(self, kind: Literal["activation", "password_reset"], text: str) -> str:
-        """Use a token up and return whose it was. Raises Unauthenticated for one that is not good (any more)."""
-        row = await self._store.write(lambda connection: take_token(connection, kind, text))
-        if row is None:
-            raise Unauthenticated("this link is wrong, used or expired")
-        user_id: str = row.user_id
-        return user_id
+def end_mail_tokens(connection: Connection, kind: MailTokenKind, user_id: str) -> None:
+    """End the good tokens of a kind that a person was sent, within a transaction."""
+    mine = (tokens.c.kind == kind, tokens.c.user_id == user_id, tokens.c.revoked_at.is_(None))
+    connection.execute(update(tokens).where(*mine).values(revoked_at=utcnow()))
 
 
 def insert_token(

@@ -18,6 +18,7 @@ from .api_keys import revoke_api_keys
 from .cache import CredentialCache
 from .journal import note
 from .passwords import Passwords
+from .single_use import end_mail_tokens
 from .tables import api_keys, linked_logins, memberships, sessions, tokens, users
 from .values import NOWHERE, LabRole, Origin, Principal, User, UserStatus
 
@@ -275,10 +276,11 @@ def change_status(
 
 
 def put_password(connection: Connection, user: User, stored: str, *, actor: str, origin: Origin = NOWHERE) -> None:
-    """Set a hashed password and end all sessions and login tokens, within a transaction."""
+    """Set a hashed password and end all sessions, login tokens and links to a new password, within a transaction."""
     values = {"password_hash": stored, "token_generation": users.c.token_generation + 1}
     connection.execute(update(users).where(users.c.id == user.id).values(values))
     _end_sessions(connection, user.id, utcnow())
+    end_mail_tokens(connection, "password_reset", user.id)
     _note(connection, "user.password_changed", user, actor, origin)
 
 

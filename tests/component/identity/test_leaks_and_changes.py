@@ -35,7 +35,8 @@ async def test_no_secret_is_in_any_row_or_event(
     grant = await identity.host_tokens.register(invited.secret)
     renewed = await identity.host_tokens.refresh(grant.refresh)
     personal = await identity.personal_tokens.create(lab.user_id, name="p", abilities=["*"], by=admin)
-    mail = await identity.mail_tokens.issue("activation", lab.user_id, lifetime=timedelta(minutes=30))
+    mail = await identity.accounts.forgot_password(EMAIL)
+    assert mail is not None
     await identity.users.set_password(lab.user_id, "another horse", by=admin)
     with pytest.raises(Unauthenticated):
         await identity.sessions.login("typed-secret", "typed-password", origin=Origin("10.0.0.2"))
@@ -47,7 +48,7 @@ async def test_no_secret_is_in_any_row_or_event(
     secrets = {
         *(lab.api_key, lab.live_key, key.plaintext, session.secret, session.csrf, login.token, device.token),
         *(rotated.token, invited.secret, grant.token, grant.refresh, renewed.token, renewed.refresh),
-        *(personal.plaintext, personal.plaintext.partition("|")[2], mail),
+        *(personal.plaintext, personal.plaintext.partition("|")[2], mail.token),
         *(PASSWORD, "another horse", "typed-secret", "typed-password"),
         (tmp_path / "secret.key").read_text().strip(),
         *(key.signing.hex() for key in identity.signing_keys._keys.values() if isinstance(key.signing, bytes)),
@@ -114,7 +115,7 @@ async def test_what_ended_long_ago_is_swept(
     await identity.sessions.login(EMAIL, PASSWORD)
     await identity.device_tokens.issue(admin, udid="S1", platform="thing")
     await identity.personal_tokens.create(lab.user_id, name="kept", abilities=["*"], by=admin)
-    await identity.mail_tokens.issue("activation", lab.user_id, lifetime=timedelta(minutes=30))
+    await identity.accounts.forgot_password(EMAIL)
     tables = (sessions, device_tokens, tokens)
 
     async def counts() -> list[int]:

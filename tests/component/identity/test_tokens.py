@@ -15,11 +15,12 @@ from sqlalchemy import update
 from anvild.core.clock import utcnow
 from anvild.core.errors import Forbidden, InvalidRequest, Unauthenticated
 from anvild.core.events import EventFilter, EventLog
-from anvild.core.identity import Bootstrapped, Identity, Passwords, Principal, SecretBoxError, may
+from anvild.core.identity import SYSTEM, Bootstrapped, Identity, Passwords, Principal, SecretBoxError, may
 from anvild.core.identity.tables import signing_keys, tokens
 from anvild.core.store import Store
 from anvild.sdk import NotFound
 
+EMAIL = "ada@lab.example"
 Who = Callable[..., Awaitable[Principal]]
 
 
@@ -282,16 +283,29 @@ async def test_a_personal_token_expires(identity: Identity, lab: Bootstrapped, a
 
 
 async def test_a_mail_token_is_good_once(identity: Identity, lab: Bootstrapped) -> None:
-    first = await identity.mail_tokens.issue("activation", lab.user_id, lifetime=timedelta(minutes=30))
-    second = await identity.mail_tokens.issue("activation", lab.user_id, lifetime=timedelta(minutes=30))
+    accounts = identity.accounts
+
+    async def asked() -> str:
+        found = await accounts.forgot_password(EMAIL)
+        assert found is not None
+        return found.token
+
+    async def refused(token: str) -> None:
+        with pytest.raises(InvalidRequest) as caught:
+            await accounts.reset_password(token, "a new password")
+        assert caught.value.details["reason"] == "invalid_token"
+
+    first, second = await asked(), await asked()
     assert len(second) == 32
-    with pytest.raises(Unauthenticated):
-        await identity.mail_tokens.take("activation", first)
-    with pytest.raises(Unauthenticated):
-        await identity.mail_tokens.take("password_reset", second)
-    assert await identity.mail_tokens.take("activation", second) == lab.user_id
-    with pytest.raises(Unauthenticated):
-        await identity.mail_tokens.take("activation", second)
-    late = await identity.mail_tokens.issue("password_reset", lab.user_id, lifetime=timedelta(0))
-    with pytest.raises(Unauthenticated):
-        await identity.mail_tokens.take("password_reset", late)
+    await refused(first)
+    with pytest.raises(InvalidRequest):
+        await accounts.activate(second)
+    await accounts.reset_password(second, "a new password")
+    await refused(second)
+    late = await asked()
+    expired = update(tokens).where(tokens.c.user_id == lab.user_id).values(expires_at=utcnow())
+    await identity._store.write(lambda connection: connection.execute(expired))
+    await refused(late)
+    ended = await asked()
+    await identity.users.set_password(lab.user_id, "another password", by=SYSTEM)
+    await refused(ended)
