@@ -13,7 +13,9 @@ __all__ = [
     "AccountNotActivated",
     "Errors",
     "InvalidState",
+    "NameReserved",
     "ProviderNotFound",
+    "TemplateNameTaken",
     "WrongPassword",
 ]
 
@@ -95,4 +97,18 @@ class InvalidState(AnvilError):
     """The capsule is not in the state that the operation needs."""
 
     code = "invalid_state"
+    http = 409
+
+
+class NameReserved(AnvilError):
+    """The name is that of a template that all teams see."""
+
+    code = "name_reserved"
+    http = 409
+
+
+class TemplateNameTaken(AnvilError):
+    """The team has a template of this name."""
+
+    code = "template_name_taken"
     http = 409

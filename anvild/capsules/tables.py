@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Column, Index, Integer, Table, Text, UniqueConstraint, text
+from sqlalchemy import BigInteger, Boolean, Column, Index, Integer, Table, Text, text
 
 from anvild.core.store import Id, Json, Timestamp, metadata
 
@@ -54,7 +54,16 @@ templates = Table(
     Column("memory_mb", Integer, nullable=False),
     Column("disk_mb", Integer, nullable=False),
     Column("size_bytes", BigInteger, nullable=False),
+    # False while it is being made: such a one is seen by nobody, and removed after a restart.
+    Column("ready", Boolean, nullable=False),
     Column("created_by", Text, nullable=False),
     Column("created_at", Timestamp, nullable=False),
-    UniqueConstraint("team_id", "name"),
+    Index(
+        "uq_capsule_templates_name",
+        "team_id",
+        "name",
+        unique=True,
+        sqlite_where=text("ready"),
+        postgresql_where=text("ready"),
+    ),
 )

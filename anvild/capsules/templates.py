@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import Row, select
@@ -15,7 +16,7 @@ from anvild.sdk import Template as Made
 from .tables import templates
 from .values import Template
 
-__all__ = ["MEGABYTE", "Templates"]
+__all__ = ["MEGABYTE", "Templates", "own_template"]
 
 MEGABYTE = 2**20
 LISTING_SECONDS = 60.0
@@ -48,13 +49,24 @@ class Templates:
             raise Unavailable(f"{message}; not ready: {', '.join(away)}")
         raise NotFound(message)
 
-    async def _own(self, team_id: str, name: str | None = None) -> list[Template]:
-        query = select(templates).where(templates.c.team_id == team_id).order_by(templates.c.id.desc())
+    async def list(self, team_id: str) -> list[Template]:
+        """Return what a team sees: its own, newest first, then what all see."""
+        shared, _ = await self._shared()
+        return [*await self._own(team_id), *shared]
+
+    async def is_shared(self, name: str) -> bool:
+        """Say whether a name is that of a template that all teams see."""
+        shared, _ = await self._shared()
+        return any(template.name == name for template in shared)
+
+    async def _own(self, team_id: str, name: str | None = None) -> Sequence[Template]:
+        where = (templates.c.team_id == team_id, templates.c.ready.is_(True))
+        query = select(templates).where(*where).order_by(templates.c.id.desc())
         if name is not None:
             query = query.where(templates.c.name == name)
-        return await self._store.read(lambda conn: [_own_template(row) for row in conn.execute(query)])
+        return await self._store.read(lambda conn: [own_template(row) for row in conn.execute(query)])
 
-    async def _shared(self) -> tuple[list[Template], list[str]]:
+    async def _shared(self) -> tuple[Sequence[Template], Sequence[str]]:
         """Return what all teams see, drivers that can put capsules aside first, and which drivers are not ready."""
         await self._engine.drivers_started()
         found: list[Template] = []
@@ -67,7 +79,7 @@ class Templates:
                 away.append(f"{info.name} ({info.reason})")
         return found, away
 
-    async def _of(self, info: DriverInfo) -> list[Template]:
+    async def _of(self, info: DriverInfo) -> Sequence[Template]:
         hosted = self._engine.driver(info.name)
         listed = await hosted.call("templates", LISTING_SECONDS, hosted.provision.templates)
         return [_shared_template(info.name, made) for made in listed if not _OURS.fullmatch(made.name)]
@@ -88,7 +100,8 @@ def _shared_template(driver: str, made: Made) -> Template:
     )
 
 
-def _own_template(row: Row[Any]) -> Template:
+def own_template(row: Row[Any]) -> Template:
+    """Make the value of a row of a team's templates."""
     return Template(
         name=row.name,
         team_id=row.team_id,

@@ -53,13 +53,13 @@ def make_mounts(services: Services) -> list[Mount]:
     add_members(api, identity)
     add_users(api, identity)
     add_keys(api, identity)
-    capsules = add_machines(api, services)
+    machines = add_machines(api, services)
     _add_document(api, oauth)
 
     async def run() -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(letters.run)
-            nursery.start_soon(capsules.run)
+            nursery.start_soon(machines)
 
     return [api.mount(run=run), oauth.mount()]
 

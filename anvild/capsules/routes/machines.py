@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+
+import trio
+
 from anvild.core.engine import Engine
 from anvild.core.events import EventLog
 from anvild.core.store import Store
@@ -10,19 +14,30 @@ from anvild.web.api import Api
 
 from ..book import Book
 from ..life import Capsules
+from ..snapshots import Snapshots
 from ..templates import Templates
 from .capsules import add_capsules
 from .exec import add_exec
 from .files import add_files
+from .snapshots import add_snapshots
 
 __all__ = ["add_machines"]
 
 
-def add_machines(api: Api, services: Services) -> Capsules:
+def add_machines(api: Api, services: Services) -> Callable[[], Awaitable[None]]:
     """Add all operations on capsules, and return what must run behind them."""
     engine, store = services.get(Engine), services.get(Store)
-    capsules = Capsules(engine, services.get(EventLog), Book(store), Templates(engine, store))
+    templates = Templates(engine, store)
+    capsules = Capsules(engine, services.get(EventLog), Book(store), templates)
+    snapshots = Snapshots(engine, store, capsules, templates)
     add_capsules(api, capsules)
     add_exec(api, capsules)
     add_files(api, capsules)
-    return capsules
+    add_snapshots(api, snapshots, templates)
+
+    async def run() -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(capsules.run)
+            nursery.start_soon(snapshots.run)
+
+    return run

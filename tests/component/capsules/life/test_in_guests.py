@@ -61,6 +61,17 @@ class Program:
         assert done["exit_code"] == 0, done
         return str(done["stdout"])
 
+    def end(self, *capsules: Mapping[str, str]) -> None:
+        """Destroy capsules, twice each, and wait until nothing of them is left."""
+        for capsule in (*capsules, *capsules):
+            self("DELETE", ONE, 202, capsule)
+        until = time.monotonic() + PATIENCE
+        while any(self("GET", ONE, 200, capsule)["status"] != "stopped" for capsule in capsules):
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        assert self("GET", "/v1/capsules", 200) == []
+        assert guest_processes(self.daemon.data_dir) == []
+
 
 @pytest.fixture
 def program(daemon_with_guests: Daemon, contract: Document) -> Program:
@@ -68,9 +79,9 @@ def program(daemon_with_guests: Daemon, contract: Document) -> Program:
     return Program(daemon_with_guests, contract)
 
 
+ONE = "/v1/capsules/{id}"
 LOOK = "cat /proc/sys/kernel/random/boot_id; cat /tmp/counted"
 COUNT = "i=0; while :; do i=$((i+1)); echo $i >> /tmp/counted; echo $i; sleep 0.05; done"
-ONE = "/v1/capsules/{id}"
 
 
 def test_a_capsule_is_paused_with_all_that_runs_in_it(program: Program) -> None:
@@ -103,13 +114,26 @@ def test_a_capsule_is_paused_with_all_that_runs_in_it(program: Program) -> None:
     found = program("GET", ONE + "/processes", 200, capsule)["processes"]
     assert [each["pid"] for each in found if each.get("tag") == "counting"] == [started["pid"]]
     program("DELETE", ONE + "/processes/{selector}", 204, {**capsule, "selector": "counting"})
-    program("DELETE", ONE, 202, capsule)
-    program("DELETE", ONE, 202, capsule)
-    until = time.monotonic() + PATIENCE
-    while program("GET", ONE, 200, capsule)["status"] != "stopped":
-        assert time.monotonic() < until
-        time.sleep(0.05)
-    assert guest_processes(program.daemon.data_dir) == []
+    program.end(capsule)
+
+
+def test_a_template_holds_what_runs(program: Program) -> None:
+    source = {"id": program("POST", "/v1/capsules", 202, json=WARM)["id"]}
+    program.reaches(source, "running")
+    background = {"cmd": "/bin/sh", "args": ["-c", COUNT], "background": True, "tag": "counting"}
+    started = program("POST", ONE + "/exec", 202, source, json=background)
+    made = program("POST", "/v1/snapshots", 201, json={"sandbox_id": source["id"], "name": "counting"})
+    assert (made["type"], made["platform"], made["memory_mb"]) == ("snapshot", False, 256)
+    fork = program("POST", "/v1/capsules", 202, json={"template": "counting", "memory_mb": 4096, "vcpus": 3})
+    assert (fork["memory_mb"], fork["vcpus"]) == (256, 1), "the template fixes the sizes"
+    program.reaches(fork, "running")
+    found = program("GET", ONE + "/processes", 200, fork)["processes"]
+    assert [each["pid"] for each in found if each.get("tag") == "counting"] == [started["pid"]]
+    names = [program.shell(each, "cat /etc/machine-id; hostname") for each in (source, fork)]
+    assert names[0] != names[1]
+    program("DELETE", "/v1/snapshots/{name}", 204, {"name": "counting"})
+    assert program.shell(fork, "echo still") == "still\n"
+    program.end(source, fork)
 
 
 def test_capsules_outlive_a_daemon_that_is_killed(program: Program) -> None:
@@ -131,10 +155,4 @@ def test_capsules_outlive_a_daemon_that_is_killed(program: Program) -> None:
     program("POST", ONE + "/resume", 202, asleep)
     program.reaches(asleep, "running")
     assert program.shell(asleep, "cat /tmp/here") == "here\n"
-    for each in (awake, asleep):
-        program("DELETE", ONE, 202, each)
-    until = time.monotonic() + PATIENCE
-    while program("GET", "/v1/capsules", 200):
-        assert time.monotonic() < until
-        time.sleep(0.05)
-    assert guest_processes(program.daemon.data_dir) == []
+    program.end(awake, asleep)

@@ -40,10 +40,18 @@ def upgrade() -> None:
         sa.Column("memory_mb", sa.Integer(), nullable=False),
         sa.Column("disk_mb", sa.Integer(), nullable=False),
         sa.Column("size_bytes", sa.BigInteger(), nullable=False),
+        sa.Column("ready", sa.Boolean(), nullable=False),
         sa.Column("created_by", sa.Text(), nullable=False),
         sa.Column("created_at", columns.Timestamp(), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_capsule_templates")),
-        sa.UniqueConstraint("team_id", "name", name=op.f("uq_capsule_templates_team_id_name")),
+    )
+    op.create_index(
+        "uq_capsule_templates_name",
+        "capsule_templates",
+        ["team_id", "name"],
+        unique=True,
+        sqlite_where=sa.text("ready"),
+        postgresql_where=sa.text("ready"),
     )
     op.create_table(
         "capsules",
