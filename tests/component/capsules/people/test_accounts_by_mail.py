@@ -99,27 +99,26 @@ async def test_a_token_of_an_account_that_is_active_already_says_so(mailing_lab:
     assert error["code"] == "already_activated"
 
 
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"email": "ann"},
-        {"email": "@"},
-        {"email": "a,b@example.org"},
-        {"email": "ann@example.org\nBcc: all@example.org"},
-        {"password": "short"},
-        {"password": "x" * 2000},
-        {"name": "  "},
-        {"name": "x" * 101},
-        {"name": "a\nb"},
-    ],
-    ids=lambda wrong: str(wrong)[:40],
-)
-async def test_what_is_no_account_leaves_nothing(wrong: dict[str, str], mailing_lab: Lab, office: PostOffice) -> None:
+WRONG = [
+    {"email": "ann"},
+    {"email": "@"},
+    {"email": "a,b@example.org"},
+    {"email": "ann@example.org\nBcc: all@example.org"},
+    {"password": "short"},
+    {"password": "x" * 2000},
+    {"name": "  "},
+    {"name": "x" * 101},
+    {"name": "a\nb"},
+]
+
+
+async def test_what_is_no_account_leaves_nothing(mailing_lab: Lab, office: PostOffice) -> None:
     somebody = mailing_lab.anybody()
-    error = await somebody("POST", "/v1/auth/signup", 400, json={**ANN, **wrong})
-    assert error["code"] == "invalid_request"
+    for wrong in WRONG:
+        error = await somebody("POST", "/v1/auth/signup", 400, json={**ANN, **wrong})
+        assert error["code"] == "invalid_request", wrong
+        assert len(await mailing_lab.identity.users.list()) == 1, wrong
     assert office.letters == []
-    assert len(await mailing_lab.identity.users.list()) == 1
 
 
 async def test_a_mail_that_cannot_be_sent_leaves_no_account(mailing_lab: Lab, office: PostOffice) -> None:

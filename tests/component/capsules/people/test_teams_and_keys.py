@@ -47,11 +47,11 @@ async def test_a_team_is_made_renamed_and_deleted(lab: Lab) -> None:
     await owner("POST", "/v1/auth/switch-team", 200, json={"team_id": lab.team})
 
 
-@pytest.mark.parametrize("name", ["", "   ", "x" * 129, "über", "a\nb", "a/b", "<b>"])
-async def test_some_names_are_no_teams(name: str, lab: Lab) -> None:
+async def test_some_names_are_no_teams(lab: Lab) -> None:
     owner = await lab.signed_in()
-    assert (await owner("POST", "/v1/teams", 400, json={"name": name}))["code"] == "invalid_request"
-    await owner("PATCH", "/v1/teams/{id}", 400, values={"id": lab.team}, json={"name": name})
+    for name in ("", "   ", "x" * 129, "über", "a\nb", "a/b", "<b>"):
+        assert (await owner("POST", "/v1/teams", 400, json={"name": name}))["code"] == "invalid_request"
+        await owner("PATCH", "/v1/teams/{id}", 400, values={"id": lab.team}, json={"name": name})
 
 
 async def test_a_switch_ends_the_old_session(lab: Lab) -> None:
