@@ -12,7 +12,18 @@ import msgspec
 from anvild.core.errors import InvalidRequest
 from anvild.sdk import AnvilError, Command, Completed, Exec, Exit, NotFound, Process, ProcessInfo, Stream, run
 
-__all__ = ["Told", "TooMuchOutput", "exit_code", "find", "follow", "run_to_end", "start_tagged", "told_as"]
+__all__ = [
+    "Told",
+    "TooMuchOutput",
+    "checked",
+    "exit_code",
+    "find",
+    "first_error",
+    "follow",
+    "run_to_end",
+    "start_tagged",
+    "told_as",
+]
 
 OUTPUT_LIMIT = 16 * 2**20
 LARGEST_PID = 2**31 - 1
@@ -27,7 +38,11 @@ class TooMuchOutput(AnvilError):
 
 def told_as(cmd: str, args: Sequence[str], envs: Mapping[str, str], cwd: str | None, tag: str | None = None) -> Command:
     """Return the command that a request tells of. Raises InvalidRequest."""
-    command = Command(argv=(cmd, *args), env=dict(envs), cwd=cwd, tag=tag)
+    return checked(Command(argv=(cmd, *args), env=dict(envs), cwd=cwd, tag=tag))
+
+
+def checked(command: Command) -> Command:
+    """Return a command whose parts are in order. Raises InvalidRequest."""
     try:
         return msgspec.convert(msgspec.to_builtins(command), Command)
     except msgspec.ValidationError as error:
@@ -57,6 +72,14 @@ async def find(session: Exec, selector: str) -> ProcessInfo:
         if process.pid == number or (number is None and process.tag == selector):
             return process
     raise NotFound(f"the capsule runs no process {selector!r}")
+
+
+def first_error(group: BaseExceptionGroup[AnvilError]) -> AnvilError:
+    """Return the first of the errors that a group of tasks has ended with."""
+    error: AnvilError | BaseExceptionGroup[AnvilError] = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
 
 def exit_code(ended: Exit) -> int:

@@ -185,6 +185,13 @@ class Capsules:
         async with live.use(busy=busy) as session:
             yield session
 
+    async def note_use(self, capsule_id: str) -> None:
+        """Note that a capsule that is in use has been used now."""
+        live = self._live.get(capsule_id)
+        if live is not None:
+            live.touch()
+            await self._note_use(capsule_id, live)
+
     async def keep_open(self, source: ByteStream) -> ByteStream:
         """Open what an answer sends; see :func:`anvild.web.kept.keep_open`."""
         return await keep_open(self._running(), source)

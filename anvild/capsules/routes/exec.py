@@ -16,7 +16,7 @@ from anvild.web.api import Api
 from anvild.web.request import Answer, Request
 from anvild.web.websocket import WebSocket
 
-from ..commands import exit_code, find, follow, run_to_end, start_tagged, told_as
+from ..commands import exit_code, find, first_error, follow, run_to_end, start_tagged, told_as
 from ..life import Capsules
 from ..schemas import exec as wire
 from .capsules import GONE, TAGS
@@ -146,8 +146,8 @@ def _add_streams(api: Api, capsules: Capsules) -> None:
                     nursery.start_soon(_wait_stop, socket, process)
                     await _show(socket, process)
                     nursery.cancel_scope.cancel()
-            except AnvilError as error:
-                await socket.send(wire.Failed(error.message))
+            except* AnvilError as group:
+                await socket.send(wire.Failed(first_error(group).message))
 
     api.websocket(
         "/capsules/{id}/exec/stream",
@@ -172,8 +172,8 @@ def _add_streams(api: Api, capsules: Capsules) -> None:
             try:
                 async with await exec_.attach(found.tag) as process:
                     await _show(socket, process)
-            except AnvilError as error:
-                await socket.send(wire.Failed(error.message))
+            except* AnvilError as group:
+                await socket.send(wire.Failed(first_error(group).message))
 
     api.websocket(
         "/capsules/{id}/processes/{selector}/stream",

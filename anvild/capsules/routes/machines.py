@@ -19,6 +19,7 @@ from ..templates import Templates
 from .capsules import add_capsules
 from .exec import add_exec
 from .files import add_files
+from .pty import add_pty
 from .snapshots import add_snapshots
 
 __all__ = ["add_machines"]
@@ -33,6 +34,7 @@ def add_machines(api: Api, services: Services) -> Callable[[], Awaitable[None]]:
     add_capsules(api, capsules)
     add_exec(api, capsules)
     add_files(api, capsules)
+    add_pty(api, capsules)
     add_snapshots(api, snapshots, templates)
 
     async def run() -> None:

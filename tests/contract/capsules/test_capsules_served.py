@@ -15,7 +15,6 @@ UNSERVED: frozenset[str] = frozenset(
         "GET /v1/capsules/stats",
         "GET /v1/capsules/usage",
         "GET /v1/capsules/{id}/metrics",
-        "GET /v1/capsules/{id}/pty",
         "POST /v1/hosts",
         "GET /v1/hosts",
         "GET /v1/hosts/{id}",
