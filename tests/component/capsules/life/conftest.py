@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
 
+from anvild.web.server import ConnectionLimits
 from anvild_sandbox.driver import SandboxDriver
 from tests.support.capsules import Caller, Lab, contract, served_lab
 
@@ -18,8 +20,9 @@ MakeCapsule = Callable[..., Awaitable[str]]
 
 
 @pytest.fixture
-async def sandboxes(tmp_path: Path) -> AsyncIterator[Lab]:
-    """The wing, when its driver takes work."""
+async def sandboxes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Lab]:
+    """The wing, when its driver takes work. It does not wait long for clients that do not close their end."""
+    monkeypatch.setattr("tests.support.wing.ConnectionLimits", partial(ConnectionLimits, linger_seconds=0.05))
     async with served_lab(tmp_path / "data", drivers={"sandbox": SandboxDriver}) as found:
         await found.wing.engine.driver("sandbox").wait_ready()
         yield found
