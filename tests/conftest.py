@@ -4,5 +4,8 @@ import signal
 
 pytest_plugins = ["tests.stores", "tests.daemon", "tests.guests", "tests.support.lab", "tests.support.wing"]
 
-# A shell ignores SIGINT for what it runs in the background, and children inherit that: tests of Ctrl-C would hang.
+# A shell ignores signals for what it runs in the background, nohup one more, and children inherit that: tests of Ctrl-C
+# and of hanging up would hang.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+for inherited in (signal.SIGHUP, signal.SIGQUIT):
+    signal.signal(inherited, signal.SIG_DFL)

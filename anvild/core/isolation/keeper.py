@@ -79,8 +79,9 @@ def _become(command: Sequence[str], gate: socket.socket) -> None:
         if allowed >= 0:
             if allowed:
                 resource.setrlimit(resource.RLIMIT_DATA, (allowed, allowed))
-            for number in (signal.SIGPIPE, signal.SIGXFSZ):
-                signal.signal(number, signal.SIG_DFL)
+            for number in signal.valid_signals():
+                if signal.getsignal(number) is signal.SIG_IGN:  # by Python, or by the shell that started the daemon
+                    signal.signal(number, signal.SIG_DFL)
             os.execvp(command[0], list(command))  # noqa: S606  # an argument list of the operator's
     except (OSError, ValueError) as error:
         gate.send(f"{getattr(error, 'strerror', None) or error}: {command[0]}".encode())

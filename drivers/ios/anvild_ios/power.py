@@ -67,16 +67,14 @@ async def replug(mux: Usbmux, roster: Roster, udid: str, port: str) -> None:
     back in time.
     """
     device = (await roster.find(udid)).device
-    gone = False
     with roster.expecting(udid):
         try:
             async with mux.listen() as events:
                 await power_cycle(port)
                 with trio.fail_after(GO_SECONDS):
                     async for event in events:
-                        if event.kind == "detached" and event.number == device.number:
-                            gone = True
-                        elif gone and event.device is not None and event.device.udid == udid:
+                        # What usbmuxd tells first is who was there before; a new stay has a new number.
+                        if event.device is not None and event.device.udid == udid and event.number != device.number:
                             await _answering(mux, event.device)
                             break
         except trio.TooSlowError:
