@@ -84,8 +84,10 @@ class Streams:
         where: EventFilter = ALL,
         after: int | None = None,
         until: Callable[[Event], bool] | None = None,
+        greeting: bytes = b"",
     ) -> Answer:
-        """Return an answer that streams the events after Last-Event-ID, else after ``after`` (None: from now on).
+        """Return an answer that streams the events after Last-Event-ID, else after ``after`` (None: from now on). A
+        ``greeting`` is sent before them.
 
         It ends after the event for which ``until`` holds, when the daemon stops, or when the credential is no longer
         good. A reader that falls behind is cut off with a comment, and resumes where it was. Raises RateLimited when
@@ -98,7 +100,7 @@ class Streams:
         start = after if resume is None else resume
         return Answer(
             200,
-            _EventStream(self._open, who, self._log, request, frames, where, start, until),
+            _EventStream(self._open, who, self._log, request, frames, where, start, until, greeting),
             headers=HEADERS,
             media_type="text/event-stream; charset=utf-8",
         )
@@ -117,7 +119,9 @@ class _EventStream(AbstractAsyncContextManager["_EventStream"], AsyncIterator[by
         where: EventFilter,
         after: int | None,
         until: Callable[[Event], bool] | None,
+        greeting: bytes,
     ) -> None:
+        self._greeting = greeting
         self._counter = counter
         self._who = who
         self._request = request
@@ -150,7 +154,7 @@ class _EventStream(AbstractAsyncContextManager["_EventStream"], AsyncIterator[by
     async def __anext__(self) -> bytes:
         if not self._begun:
             self._begun = True
-            return b"retry: 2000\n\n"
+            return b"retry: 2000\n\n" + self._greeting
         while not self._ended:
             try:
                 piece = await self._piece()
