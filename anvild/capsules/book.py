@@ -118,12 +118,18 @@ def _move(
 
 
 def _changed(conn: Connection, capsule: Capsule, before: Status) -> None:
-    data = {"from": before, "to": capsule.status} | ({"reason": capsule.reason} if capsule.reason else {})
+    data: dict[str, Any] = {"from": before, "to": capsule.status, "capsule": capsule}
+    if capsule.reason:
+        data["reason"] = capsule.reason
     append(conn, "capsule.state.changed", subject=("capsule", capsule.id), team_id=capsule.team_id, data=data)
 
 
 def _tell(conn: Connection, capsule: Capsule, action: str, *, by: Actor, reason: str | None, failed: bool) -> None:
-    data: dict[str, Any] = {"outcome": "error" if failed else "success", "template": capsule.template}
+    data: dict[str, Any] = {
+        "outcome": "error" if failed else "success",
+        "template": capsule.template,
+        "capsule": capsule,
+    }
     if reason is not None:
         data["error" if failed else "reason"] = reason
     append(

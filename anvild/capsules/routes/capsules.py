@@ -15,7 +15,7 @@ from ..schemas import capsules as wire
 from ..values import Capsule, Order
 from .common import KEY_OR_SESSION, actor_of, id_in_path, team_of
 
-__all__ = ["GONE", "TAGS", "add_capsules"]
+__all__ = ["GONE", "TAGS", "add_capsules", "capsule_shape"]
 
 T = TypeVar("T")
 
@@ -53,7 +53,7 @@ def add_capsules(api: Api, capsules: Capsules) -> None:
             disk_size_mb=None if body.disk_size_mb is UNSET else body.disk_size_mb,
             timeout_sec=body.timeout_sec,
         )
-        return Answer(202, _shape(await capsules.create(team_of(request), order, actor_of(request))))
+        return Answer(202, capsule_shape(await capsules.create(team_of(request), order, actor_of(request))))
 
     @api.get(
         "/capsules",
@@ -65,7 +65,7 @@ def add_capsules(api: Api, capsules: Capsules) -> None:
         accepts=KEY_OR_SESSION,
     )
     async def list_capsules(request: Request) -> list[wire.Capsule]:
-        return [_shape(capsule) for capsule in await capsules.list(team_of(request))]
+        return [capsule_shape(capsule) for capsule in await capsules.list(team_of(request))]
 
     @api.get(
         "/capsules/{id}",
@@ -77,7 +77,7 @@ def add_capsules(api: Api, capsules: Capsules) -> None:
         accepts=KEY_OR_SESSION,
     )
     async def get_capsule(request: Request) -> wire.Capsule:
-        return _shape(await capsules.get(team_of(request), id_in_path(request, "cl")))
+        return capsule_shape(await capsules.get(team_of(request), id_in_path(request, "cl")))
 
     @api.delete(
         "/capsules/{id}",
@@ -104,7 +104,9 @@ def add_capsules(api: Api, capsules: Capsules) -> None:
         accepts=KEY_OR_SESSION,
     )
     async def pause_capsule(request: Request) -> Answer:
-        return Answer(202, _shape(await capsules.pause(team_of(request), id_in_path(request, "cl"), actor_of(request))))
+        return Answer(
+            202, capsule_shape(await capsules.pause(team_of(request), id_in_path(request, "cl"), actor_of(request)))
+        )
 
     @api.post(
         "/capsules/{id}/resume",
@@ -118,7 +120,7 @@ def add_capsules(api: Api, capsules: Capsules) -> None:
     )
     async def resume_capsule(request: Request) -> Answer:
         return Answer(
-            202, _shape(await capsules.resume(team_of(request), id_in_path(request, "cl"), actor_of(request)))
+            202, capsule_shape(await capsules.resume(team_of(request), id_in_path(request, "cl"), actor_of(request)))
         )
 
     @api.post(
@@ -135,7 +137,8 @@ def add_capsules(api: Api, capsules: Capsules) -> None:
         return Answer(204)
 
 
-def _shape(capsule: Capsule) -> wire.Capsule:
+def capsule_shape(capsule: Capsule) -> wire.Capsule:
+    """Return a capsule as the interface shows it."""
     metadata = dict(capsule.metadata or {}) | ({"reason": capsule.reason} if capsule.reason else {})
     return wire.Capsule(
         id=to_wire("cl", capsule.id),

@@ -17,6 +17,7 @@ from ..life import Capsules
 from ..snapshots import Snapshots
 from ..templates import Templates
 from .capsules import add_capsules
+from .events import add_events
 from .exec import add_exec
 from .files import add_files
 from .pty import add_pty
@@ -27,15 +28,16 @@ __all__ = ["add_machines"]
 
 def add_machines(api: Api, services: Services) -> Callable[[], Awaitable[None]]:
     """Add all operations on capsules, and return what must run behind them."""
-    engine, store = services.get(Engine), services.get(Store)
+    engine, store, log = services.get(Engine), services.get(Store), services.get(EventLog)
     templates = Templates(engine, store)
-    capsules = Capsules(engine, services.get(EventLog), Book(store), templates)
+    capsules = Capsules(engine, log, Book(store), templates)
     snapshots = Snapshots(engine, store, capsules, templates)
     add_capsules(api, capsules)
     add_exec(api, capsules)
     add_files(api, capsules)
     add_pty(api, capsules)
     add_snapshots(api, snapshots, templates)
+    add_events(api, log)
 
     async def run() -> None:
         async with trio.open_nursery() as nursery:

@@ -36,7 +36,6 @@ UNSERVED: frozenset[str] = frozenset(
         "DELETE /v1/channels/{id}",
         "PUT /v1/channels/{id}/config",
         "PUT /v1/admin/users/{id}/admin",
-        "GET /v1/events/stream",
         "GET /v1/audit-logs",
         "GET /v1/admin/events/stream",
         "GET /v1/admin/audit-logs",
