@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from functools import partial
 from typing import Any
 
+import msgspec
 from sqlalchemy import Connection, Row, insert, select, update
 
 from anvild.core.clock import utcnow
@@ -17,12 +18,18 @@ from anvild.core.store import Store
 from anvild.sdk import NotFound
 
 from .errors import InvalidState
+from .metrics import Point
 from .tables import capsules
 from .values import ALIVE, Capsule, Status
 
 __all__ = ["SYSTEM", "Book", "add"]
 
 SYSTEM = Actor()
+
+Rows = tuple[tuple[Point, ...], ...]
+
+_all = select(*(capsules.c[name] for name in Capsule.__struct_fields__))
+"""A capsule without its metrics, which are long."""
 
 
 class Book:
@@ -33,7 +40,7 @@ class Book:
 
     async def get(self, capsule_id: str, team_id: str) -> Capsule:
         """Return a capsule of a team. Raises NotFound."""
-        query = select(capsules).where(capsules.c.id == capsule_id, capsules.c.team_id == team_id)
+        query = _all.where(capsules.c.id == capsule_id, capsules.c.team_id == team_id)
         row = await self._store.read(lambda conn: conn.execute(query).one_or_none())
         if row is None:
             raise NotFound("there is no such capsule")
@@ -41,13 +48,13 @@ class Book:
 
     async def alive(self) -> list[Capsule]:
         """Return the capsules of all teams that there are, or may be."""
-        query = select(capsules).where(capsules.c.status.in_(ALIVE)).order_by(capsules.c.id)
+        query = _all.where(capsules.c.status.in_(ALIVE)).order_by(capsules.c.id)
         return await fetch(self._store, lambda conn: [_capsule(row) for row in conn.execute(query)])
 
     async def list(self, team_id: str) -> list[Capsule]:
         """Return the capsules of a team that have not ended, newest first."""
         where = (capsules.c.team_id == team_id, capsules.c.status.not_in(["stopped", "error"]))
-        query = select(capsules).where(*where).order_by(capsules.c.id.desc())
+        query = _all.where(*where).order_by(capsules.c.id.desc())
         return await self._store.read(lambda conn: [_capsule(row) for row in conn.execute(query)])
 
     async def begin(self, capsule: Capsule, allowed: Collection[Status], to: Status) -> Capsule:
@@ -84,6 +91,12 @@ class Book:
 
         return await persist(self._store, job)
 
+    async def metrics(self, capsule_id: str) -> Sequence[Sequence[Point]] | None:
+        """Return what was written of a capsule's metrics when it was last paused."""
+        query = select(capsules.c.metrics).where(capsules.c.id == capsule_id)
+        kept = await self._store.read(lambda conn: conn.execute(query).scalar_one_or_none())
+        return None if kept is None else msgspec.convert(kept, Rows)
+
     async def note_use(self, capsule_id: str, at: datetime) -> None:
         """Write when a capsule was last used."""
         change = update(capsules).where(capsules.c.id == capsule_id).values(last_active_at=at)
@@ -106,12 +119,12 @@ def _move(
     values: dict[str, Any],
     reason: str | None = None,
 ) -> Capsule | None:
-    row = conn.execute(select(capsules).where(capsules.c.id == capsule_id)).one_or_none()
+    row = conn.execute(_all.where(capsules.c.id == capsule_id)).one_or_none()
     if row is None or row.status not in allowed:
         return None
     change = update(capsules).where(capsules.c.id == capsule_id, capsules.c.status == row.status)
     conn.execute(change.values(status=to, reason=reason, updated_at=utcnow(), **values))
-    moved = _capsule(conn.execute(select(capsules).where(capsules.c.id == capsule_id)).one())
+    moved = _capsule(conn.execute(_all.where(capsules.c.id == capsule_id)).one())
     if row.status != to:
         _changed(conn, moved, row.status)
     return moved

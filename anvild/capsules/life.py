@@ -38,6 +38,7 @@ from .book import SYSTEM, Book, add
 from .errors import InvalidState
 from .ids import to_wire
 from .live import Live
+from .metrics import Point, Rings
 from .templates import MEGABYTE, Templates
 from .values import ALIVE, Capsule, Order, Template
 
@@ -156,8 +157,8 @@ class Capsules:
         capsule = await self._book.get(capsule_id, team_id)
         self._check_pausable(capsule.driver)
         capsule = await self._book.begin(capsule, ["running"], "pausing")
-        self._close(capsule.id)
-        nursery.start_soon(self._suspend, capsule, by, reason)
+        live = self._close(capsule.id)
+        nursery.start_soon(self._suspend, capsule, by, reason, live.rings if live is not None else Rings())
         return self._as_used(capsule)
 
     async def resume(self, team_id: str, capsule_id: str, by: Actor) -> Capsule:
@@ -173,6 +174,17 @@ class Capsules:
         live = await self._live_of(team_id, capsule_id)
         live.touch()
         await self._note_use(capsule_id, live)
+
+    async def metrics(self, team_id: str, capsule_id: str) -> tuple[Capsule, Sequence[Sequence[Point]]]:
+        """Return the metrics of a capsule that runs or is paused, with it. Raises NotFound."""
+        capsule = await self._book.get(capsule_id, team_id)
+        live = self._live.get(capsule_id)
+        if live is not None and capsule.status == "running":
+            return capsule, live.rings.points
+        kept = await self._book.metrics(capsule_id) if capsule.status == "paused" else None
+        if kept is None:
+            raise NotFound(f"the capsule is {capsule.status}, and has no metrics")
+        return capsule, kept
 
     @asynccontextmanager
     async def use(self, team_id: str, capsule_id: str, *, busy: bool = True) -> AsyncIterator[Session]:
@@ -216,9 +228,10 @@ class Capsules:
             capsule.id, [capsule.status], "running", action=action, by=by, last_active_at=now, **values
         )
         if moved is not None:
-            self._go_live(moved)
+            kept = await self._book.metrics(capsule.id) if action == "resume" else None
+            self._go_live(moved, Rings() if kept is None else Rings(kept))
 
-    async def _suspend(self, capsule: Capsule, by: Actor, reason: str | None) -> None:
+    async def _suspend(self, capsule: Capsule, by: Actor, reason: str | None, rings: Rings) -> None:
         try:
             await self._engine.leases.suspend(capsule.lease_id)
         except AnvilError as error:
@@ -226,9 +239,11 @@ class Capsules:
                 capsule.id, ["pausing"], "running", action="pause", by=by, reason=error.message, failed=True
             )
             if moved is not None:
-                self._go_live(moved)
+                self._go_live(moved, rings)
         else:
-            await self._book.settle(capsule.id, ["pausing"], "paused", action="pause", by=by, reason=reason)
+            await self._book.settle(
+                capsule.id, ["pausing"], "paused", action="pause", by=by, reason=reason, metrics=rings.points
+            )
 
     async def _resume(self, capsule: Capsule, by: Actor) -> None:
         try:
@@ -315,18 +330,21 @@ class Capsules:
             raise InvalidState(f"the capsule is {capsule.status}; this needs one that is running")
         return self._go_live(capsule)
 
-    def _go_live(self, capsule: Capsule) -> Live:
+    def _go_live(self, capsule: Capsule, rings: Rings | None = None) -> Live:
         live = self._live.get(capsule.id)
         if live is None:
             nursery = self._running()
             idle = partial(nursery.start_soon, self._pause_idle, capsule)
             live = self._live[capsule.id] = Live(capsule, self._engine.leases, nursery, idle)
+        if rings is not None:
+            live.rings = rings
         return live
 
-    def _close(self, capsule_id: str) -> None:
+    def _close(self, capsule_id: str) -> Live | None:
         live = self._live.pop(capsule_id, None)
         if live is not None:
             live.close()
+        return live
 
     def _as_used(self, capsule: Capsule) -> Capsule:
         """Return a capsule with the moment of its last use, which is written later."""

@@ -10,11 +10,14 @@ import trio
 
 from anvild.core.clock import utcnow
 from anvild.core.engine import Actor, Leases
-from anvild.sdk import DeviceLost, Session, WrongState
+from anvild.sdk import AnvilError, CapabilityMissing, DeviceLost, Measure, Session, WrongState
 
+from .metrics import SAMPLE_SECONDS, Rings
 from .values import Capsule
 
 __all__ = ["Live"]
+
+TROUBLE_SECONDS = 5.0
 
 
 class Live:
@@ -37,8 +40,11 @@ class Live:
         self._users = 0
         self._free = trio.Event()
         self._idling = trio.CancelScope()
+        self._measuring = trio.CancelScope()
+        self.rings = Rings()
         self._used = trio.current_time()
         self._home: str | None = None
+        nursery.start_soon(self._measure)
         if capsule.timeout_sec:
             since = (utcnow() - capsule.last_active_at).total_seconds() if capsule.last_active_at else 0.0
             self._used -= max(0.0, min(since, float(capsule.timeout_sec)))
@@ -90,12 +96,26 @@ class Live:
         self._over = True
         self._let_go.set()
         self._idling.cancel()
+        self._measuring.cancel()
 
     async def _hold(self, let_go: trio.Event, task_status: trio.TaskStatus[Session]) -> None:
         holder = Actor(actor=self._capsule.created_by, team_id=self._capsule.team_id)
         async with self._leases.session(self._capsule.device_id, holder) as session:
             task_status.started(session)
             await let_go.wait()
+
+    async def _measure(self) -> None:
+        """Take samples as long as the capsule runs here. What is not to be had now may be later."""
+        with self._measuring:
+            while True:
+                try:
+                    sample = await (await self.session()).require(Measure).sample()
+                    self.rings.add(sample, self._capsule.vcpus)
+                except CapabilityMissing:
+                    return
+                except AnvilError:
+                    await trio.sleep(TROUBLE_SECONDS)
+                await trio.sleep(SAMPLE_SECONDS)
 
     async def _wait_idle(self, timeout: float) -> None:
         with self._idling:

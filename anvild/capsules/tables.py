@@ -27,6 +27,8 @@ capsules = Table(
     Column("disk_size_mb", Integer),
     Column("timeout_sec", Integer, nullable=False),
     Column("metadata", Json),
+    # What it used before it was paused: the rings of its metrics.
+    Column("metrics", Json),
     Column("created_at", Timestamp, nullable=False),
     Column("started_at", Timestamp),
     Column("last_active_at", Timestamp),

@@ -20,6 +20,7 @@ from .capsules import add_capsules
 from .events import add_events
 from .exec import add_exec
 from .files import add_files
+from .metrics import add_metrics
 from .pty import add_pty
 from .snapshots import add_snapshots
 
@@ -36,6 +37,7 @@ def add_machines(api: Api, services: Services) -> Callable[[], Awaitable[None]]:
     add_exec(api, capsules)
     add_files(api, capsules)
     add_pty(api, capsules)
+    add_metrics(api, capsules)
     add_snapshots(api, snapshots, templates)
     add_events(api, log)
 

@@ -14,7 +14,6 @@ UNSERVED: frozenset[str] = frozenset(
     {
         "GET /v1/capsules/stats",
         "GET /v1/capsules/usage",
-        "GET /v1/capsules/{id}/metrics",
         "POST /v1/hosts",
         "GET /v1/hosts",
         "GET /v1/hosts/{id}",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import trio
+
 from anvild.capsules.ids import to_wire
 from anvild.core.events import EventLog
 from anvild.core.ids import new_id
@@ -92,3 +94,20 @@ async def test_a_capsule_whose_machine_goes_is_in_error(api: Caller, capsule: st
     await until(api, capsule, "error")
     shown = await api("GET", ONE, 200, values={"id": capsule})
     assert shown["metadata"]["reason"] == "its machine has gone: released"
+
+
+async def test_what_a_capsule_uses_is_measured(api: Caller, capsule: str) -> None:
+    one = {"id": capsule}
+    with trio.fail_after(10):
+        while True:
+            measured = await api("GET", ONE + "/metrics", 200, values=one)
+            if measured["points"]:
+                break
+            await trio.sleep(0.02)
+    assert (measured["sandbox_id"], measured["range"]) == (capsule, "10m")
+    assert measured["points"][0]["mem_bytes"] > 0
+    assert 0 <= measured["points"][0]["cpu_pct"] <= 100
+    assert (await api("GET", ONE + "/metrics", 200, values=one, params={"range": "24h"}))["points"] == []
+    await api("GET", ONE + "/metrics", 400, values=one, params={"range": "1y"})
+    await api("DELETE", ONE, 202, values=one)
+    await api("GET", ONE + "/metrics", 404, values=one)

@@ -99,6 +99,7 @@ def test_a_capsule_is_paused_with_all_that_runs_in_it(program: Program) -> None:
     assert program("POST", ONE + "/pause", 202, capsule)["status"] in ("pausing", "paused")
     program.reaches(capsule, "paused")
     assert guest_processes(program.daemon.data_dir) == []
+    assert program("GET", ONE + "/metrics", 200, capsule)["points"], "the metrics are kept over a pause"
     refused = program("POST", ONE + "/exec", 409, capsule, json={"cmd": "true"})
     assert refused["error"]["code"] == "invalid_state"
     assert program("POST", ONE + "/resume", 202, capsule)["status"] in ("resuming", "running")
