@@ -54,9 +54,9 @@ def unarchive(data: bytes) -> Any:
 def _get(objects: list[Any], place: Any, depth: int) -> Any:
     if not isinstance(place, plistlib.UID) or place.data >= len(objects) or depth > MAX_DEPTH:
         raise WireGarbled("a keyed archive refers to what it does not hold")
-    value = objects[place.data]
-    if isinstance(value, str) and value == "$null":
+    if place.data == 0:  # where every archive keeps its null
         return None
+    value = objects[place.data]
     if not isinstance(value, dict):
         return value
     if "NS.keys" in value:
