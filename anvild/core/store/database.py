@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sqlite3
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
@@ -83,6 +84,20 @@ class Database(ABC):
         return meaning
 
 
+def _write_ahead(connection: sqlite3.Connection) -> None:
+    """Switch to a write-ahead log. The first to do so needs the file alone, and SQLite does not wait for that."""
+    patience = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL").close()
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > patience:
+                raise
+            time.sleep(0.01)
+        else:
+            return
+
+
 class Sqlite(Database):
     """One file, shared by the threads of the daemon and, now and then, by a command beside it."""
 
@@ -113,7 +128,7 @@ class Sqlite(Database):
 
     def _prepare_writer(self, connection: sqlite3.Connection, record: object) -> None:
         self._prepare(connection)
-        connection.execute("PRAGMA journal_mode = WAL").close()
+        _write_ahead(connection)
         connection.execute("PRAGMA journal_size_limit = 67108864").close()
 
     def _prepare_reader(self, connection: sqlite3.Connection, record: object) -> None:
