@@ -129,6 +129,9 @@ def _methods(title: str, methods: Iterable[Method], owner: type[Any] | None = No
 
 def _components(types: list[Any]) -> tuple[tuple[dict[str, Any], ...], dict[str, Any]]:
     made, definitions = msgspec.json.schema_components(types, ref_template="#/$defs/{name}")
+    for definition in definitions.values():
+        if "description" in definition:  # a docstring, which some versions of Python leave indented
+            definition["description"] = inspect.cleandoc(definition["description"])
     return made, dict(sorted(definitions.items()))
 
 
