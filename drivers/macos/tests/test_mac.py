@@ -147,8 +147,9 @@ async def test_a_program_with_a_tag(lab: Any, gone: Any) -> None:
         assert (found.tag, found.pid) == ("kept", process.pid)
         async with await mac.attach("kept", replay=True) as process:
             assert await read_until(process, b"one\n", b"oops\n")
-            await process.send(b"more\n")
         async with await mac.attach("kept") as process:
+            # Only now: without a replay, what was said before is not heard.
+            await process.send(b"more\n")
             assert await read_until(process, b"two more\n", b"")
             assert await process.wait() == Exit(code=5)
         with pytest.raises(NotFound):
