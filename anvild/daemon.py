@@ -167,8 +167,14 @@ def _driver_factories(settings: Settings, plugins: Plugins, helpers: Helpers) ->
     can mend it; a driver that is itself broken is shown with its reason, and the rest go on."""
     apart = {name: _own_process(settings, name, call) for name, call in isolated_drivers(settings, plugins).items()}
     here = {name: _driver_factory(settings, kind) for name, kind in enabled_drivers(settings, plugins).items()}
+    own = HelperDriver.name
+    if own in {*here, *apart}:
+        raise SettingsError(
+            f"drivers.{own}: this is the driver of the devices that connect by themselves, so no other one can have "
+            "its name: give it another, or leave its plugin out with plugins.allow"
+        )
     context = driver_context(settings, HelperDriver)
-    return {**here, **apart, HelperDriver.name: InProcess(partial(HelperDriver, context, helpers))}
+    return {**here, **apart, own: InProcess(partial(HelperDriver, context, helpers))}
 
 
 def _driver_factory(settings: Settings, kind: type[Driver]) -> DriverFactory:

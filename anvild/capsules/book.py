@@ -14,6 +14,7 @@ from anvild.core.clock import utcnow
 from anvild.core.engine import Actor
 from anvild.core.engine.persist import fetch, persist
 from anvild.core.events import append
+from anvild.core.identity.tables import teams
 from anvild.core.store import Store
 from anvild.sdk import NotFound
 
@@ -56,6 +57,13 @@ class Book:
         where = (capsules.c.team_id == team_id, capsules.c.status.not_in(["stopped", "error"]))
         query = _all.where(*where).order_by(capsules.c.id.desc())
         return await self._store.read(lambda conn: [_capsule(row) for row in conn.execute(query)])
+
+    async def orphans(self) -> Sequence[Capsule]:
+        """Return the capsules that there are, or may be, of teams that have been deleted."""
+        query = _all.join(teams, teams.c.id == capsules.c.team_id).where(
+            capsules.c.status.in_(ALIVE), teams.c.deleted_at.is_not(None)
+        )
+        return await fetch(self._store, lambda conn: [_capsule(row) for row in conn.execute(query)])
 
     async def begin(self, capsule: Capsule, allowed: Collection[Status], to: Status) -> Capsule:
         """Take a capsule into a state that somebody has asked for. Raises InvalidState when it is in none of those

@@ -257,6 +257,7 @@ class Capsules:
 
     async def _end(self, capsule: Capsule, by: Actor) -> None:
         self._close(capsule.id)
+        await self._engine.leases.settled(capsule.device_id)
         with suppress(NotFound):  # its lease has ended already
             await self._engine.leases.release(capsule.lease_id)
         await self._book.settle(capsule.id, ["stopping"], "stopped", action="destroy", by=by)
@@ -279,6 +280,7 @@ class Capsules:
                 log.warning("capsule_waits", capsule=capsule.id, reason=error.message)
                 await trio.sleep(PATIENCE_SECONDS)
             else:
+                await self._end_orphans()  # of teams that were deleted just before that daemon ended
                 return
 
     async def _take_up(self, capsule: Capsule) -> None:
@@ -295,10 +297,22 @@ class Capsules:
             if moved is not None:
                 self._go_live(moved)
 
+    async def _end_orphans(self) -> None:
+        """End the capsules of teams that have been deleted."""
+        for capsule in await self._book.orphans():
+            try:
+                await self.destroy(capsule.team_id, capsule.id, SYSTEM)
+            except AnvilError as error:
+                log.warning("capsule_left", capsule=capsule.id, reason=error.message)  # the next start looks again
+
     def _hear(self, events: Sequence[Event]) -> None:
-        """Take note of leases that have ended, whoever ended them."""
+        """Take note of leases that have ended, whoever ended them, and of teams that were deleted."""
         for event in events:
-            if event.kind == "lease.released" and self._nursery is not None:
+            if self._nursery is None:
+                return
+            if event.kind == "team.deleted":
+                self._nursery.start_soon(self._end_orphans)
+            elif event.kind == "lease.released":
                 capsule_id = self._leases.get(event.subject_id)
                 if capsule_id is not None:
                     reason = str(event.data.get("reason"))

@@ -43,7 +43,6 @@ class Live:
         self._measuring = trio.CancelScope()
         self.rings = Rings()
         self._used = trio.current_time()
-        self._home: str | None = None
         nursery.start_soon(self._measure)
         if capsule.timeout_sec:
             since = (utcnow() - capsule.last_active_at).total_seconds() if capsule.last_active_at else 0.0

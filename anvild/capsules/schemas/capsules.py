@@ -2,28 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from ..values import Status
 from .common import Moment
 
 __all__ = ["Capsule", "CreateCapsuleRequest"]
-
-Status = Literal[
-    "pending",
-    "starting",
-    "running",
-    "pausing",
-    "paused",
-    "resuming",
-    "stopping",
-    "hibernated",
-    "stopped",
-    "missing",
-    "error",
-]
 
 
 class CreateCapsuleRequest(msgspec.Struct):

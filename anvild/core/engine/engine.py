@@ -27,7 +27,7 @@ from .devices import Devices
 from .execution import Execution
 from .guard import Fences
 from .hosting import DriverFactory, HostedDriver
-from .leases import Fate
+from .leases import Fate, takes_slot
 from .people import Holding, Leases
 from .persist import persist
 from .queue import Demand, can_make
@@ -332,7 +332,7 @@ class Engine:
 
     def _enter(self, tenant: Tenant) -> None:
         self._tenants[tenant.lease.device_id] = tenant
-        if _takes_slot(tenant.lease):
+        if takes_slot(tenant.lease):
             self._drivers[tenant.lease.driver].slots_used += 1
 
     def _leave(self, lease: LeaseInfo) -> None:
@@ -345,14 +345,14 @@ class Engine:
             self._runaways += tenant.runaway
             if tenant.began:
                 self._resting.pop(_place(lease), None)
-        if _takes_slot(lease):
+        if takes_slot(lease):
             self._drivers[lease.driver].slots_used -= 1
 
     async def _release(self, lease: LeaseInfo, fate: Fate, reason: str) -> None:
         self._leave(lease)
         hosted = self._drivers.get(lease.driver)
         failures = self._resting.get(lease.device_id, 0)
-        if hosted is not None and failures >= TROUBLED_AFTER and fate == Fate() and hosted.mends():
+        if hosted is not None and failures >= TROUBLED_AFTER and fate == Fate() and hosted.mender is not None:
             del self._resting[lease.device_id]
             hosted.trouble(lease.device_id, f"{failures} attempts in a row could not begin on it, last: {reason}")
             fate = Fate(unclean=True)
@@ -441,11 +441,6 @@ class Engine:
     def _hear_lost(self, event: Event) -> None:
         self._lost(event.subject_id, str(event.data.get("reason") or "it has gone"))
         self.scheduler.wake()
-
-
-def _takes_slot(lease: LeaseInfo) -> bool:
-    """Whether a lease has one of its driver's slots; one whose device was put aside has a number below zero."""
-    return lease.slot is not None and lease.slot >= 0
 
 
 def _place(lease: LeaseInfo) -> str:

@@ -209,31 +209,24 @@ class _GuardedStream(trio.abc.ReceiveStream):
         await self._stream.aclose()
 
 
-class _GuardedConnection(trio.abc.HalfCloseableStream):
+class _GuardedConnection(_GuardedStream, trio.abc.HalfCloseableStream):
     """A byte stream both ways. One that cannot be half closed is closed whole when its sending ends."""
 
     def __init__(self, stream: trio.abc.Stream, guard: Guard) -> None:
-        self._stream = stream
-        self._guard = guard
-
-    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
-        data: bytes = await self._guard.call("stream.receive", math.inf, self._stream.receive_some, max_bytes)
-        return data
+        super().__init__(stream, guard)
+        self._both = stream
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        await self._guard.call("stream.send", math.inf, self._stream.send_all, data)
+        await self._guard.call("stream.send", math.inf, self._both.send_all, data)
 
     async def wait_send_all_might_not_block(self) -> None:
-        await self._guard.call("stream.send", math.inf, self._stream.wait_send_all_might_not_block)
+        await self._guard.call("stream.send", math.inf, self._both.wait_send_all_might_not_block)
 
     async def send_eof(self) -> None:
-        if isinstance(self._stream, trio.abc.HalfCloseableStream):
-            await self._guard.call("stream.send_eof", math.inf, self._stream.send_eof)
+        if isinstance(self._both, trio.abc.HalfCloseableStream):
+            await self._guard.call("stream.send_eof", math.inf, self._both.send_eof)
         else:
-            await self._stream.aclose()
-
-    async def aclose(self) -> None:
-        await self._stream.aclose()
+            await self._both.aclose()
 
 
 class _Source:

@@ -214,9 +214,10 @@ class HostedDriver:
         return self._driver
 
     @property
-    def living(self) -> Driver | None:
-        """The living instance; None when there is none."""
-        return self._driver
+    def mender(self) -> Mend | None:
+        """The living instance as one that knows remedies for devices in trouble; None when there is none."""
+        driver: object = self._driver
+        return driver if isinstance(driver, Mend) else None
 
     @property
     def provision(self) -> Provision:
@@ -278,11 +279,6 @@ class HostedDriver:
     def tidy(self) -> None:
         """Look for devices that must be cleaned or destroyed."""
         self._chores.wake()
-
-    def mends(self) -> bool:
-        """Whether the living instance knows remedies for devices in trouble."""
-        driver: object = self._driver
-        return isinstance(driver, Mend)
 
     def trouble(self, device_id: str, reason: str) -> None:
         """Note what is wrong with a device: it is mended before it is cleaned, and cleaned when it is free."""

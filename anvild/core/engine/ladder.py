@@ -16,7 +16,7 @@ from sqlalchemy import Connection
 
 from anvild.core.logging import get_logger
 from anvild.core.store import Store
-from anvild.sdk import DRIVER_CAPABILITIES, AnvilError, Mend, Remedy, verbs_of
+from anvild.sdk import AnvilError, Mend, Remedy, verbs_of
 
 from .devices import device_event, device_row
 from .journal import SYSTEM
@@ -41,7 +41,7 @@ QUIET_SECONDS = 600.0
 """After so long without a remedy, the next trouble begins at the lowest rung."""
 
 _ORDER = tuple(Remedy)
-_DEADLINES = verbs_of(DRIVER_CAPABILITIES["mend"])
+_DEADLINES = verbs_of(Mend)
 
 log = get_logger(__name__)
 
@@ -69,7 +69,7 @@ class Ladder:
             tried = self._tried.setdefault(device_id, [])
             tried.append((trio.current_time(), remedy))
             await self._tell(device_id, "mending", remedy=remedy, reason=reason)
-            mender = self._mender()
+            mender = self._hosted.mender
             if mender is None:
                 return False
             try:
@@ -89,7 +89,7 @@ class Ladder:
 
     async def _rungs(self, device_id: str, identity: str) -> list[Remedy]:
         """The remedies that are left above the last one, lowest first."""
-        mender = self._mender()
+        mender = self._hosted.mender
         if mender is None:
             return []
         try:
@@ -115,11 +115,6 @@ class Ladder:
         else:
             self._tried.pop(device_id, None)
         return recent
-
-    def _mender(self) -> Mend | None:
-        """The living driver, where it mends."""
-        driver: object = self._hosted.living
-        return driver if isinstance(driver, Mend) else None
 
     async def _tell(self, device_id: str, what: str, **data: str) -> None:
         def job(conn: Connection) -> None:

@@ -29,6 +29,7 @@ __all__ = [
     "leave_slot",
     "release",
     "take_slot",
+    "takes_slot",
 ]
 
 _active = select(leases).where(leases.c.device_id == bindparam("device_id"), leases.c.released_at.is_(None))
@@ -120,6 +121,11 @@ def take_slot(conn: Connection, lease: LeaseInfo, slot: int) -> LeaseInfo:
     """Move an active lease to another slot, and return it as it is then."""
     conn.execute(update(leases).where(leases.c.id == lease.id, leases.c.released_at.is_(None)).values(slot=slot))
     return msgspec.structs.replace(lease, slot=slot)
+
+
+def takes_slot(lease: LeaseInfo) -> bool:
+    """Whether a lease has one of its driver's slots; one whose device was put aside has a number below zero."""
+    return lease.slot is not None and lease.slot >= 0
 
 
 def lease_from(row: Row[Any]) -> LeaseInfo:

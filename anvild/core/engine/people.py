@@ -246,6 +246,10 @@ class Leases:
         """
         await self._holding(lease_id).resume()
 
+    async def settled(self, device_id: str) -> None:
+        """Return when it is known what became of a device over a restart."""
+        await self._settled(device_id)
+
     async def on(self, device_id: str) -> LeaseInfo | None:
         """Return the lease that a device is under, once it is known what became of it over a restart."""
         await self._settled(device_id)

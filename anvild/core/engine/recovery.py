@@ -27,7 +27,7 @@ from .devices import device_row, fact_of
 from .execution import Release
 from .guard import Fences
 from .hosting import HostedDriver
-from .leases import Fate, lease_from
+from .leases import Fate, lease_from, leave_slot, takes_slot
 from .persist import fetch, persist
 from .states import DAEMON_RESTART, Ending
 from .tables import attempts, leases
@@ -113,8 +113,8 @@ class Recoverer:
                 self._adopt(lease)
                 return
         elif alive and lease.duration is not None:
-            await persist(self._store, lambda conn: _take_lease(conn, lease, self._incarnation))
-            self._hold(lease, tenure)
+            tenure.lease = await persist(self._store, lambda conn: self._take_holding(conn, lease, aside=tenure.aside))
+            self._hold(tenure.lease, tenure)
             return
         await self._end_attempt(lease)
         if not alive:
@@ -174,6 +174,12 @@ class Recoverer:
             return True
 
         return await persist(self._store, job)
+
+    def _take_holding(self, conn: Connection, lease: LeaseInfo, *, aside: bool) -> LeaseInfo:
+        """Make a person's lease one of this incarnation. A device that is aside has no slot, whatever the end of the
+        daemon cut short."""
+        _take_lease(conn, lease, self._incarnation)
+        return leave_slot(conn, lease) if aside and takes_slot(lease) else lease
 
     async def _end_attempt(self, lease: LeaseInfo) -> None:
         run_id, attempt = lease.run_id, lease.attempt

@@ -230,7 +230,7 @@ class Tenure:
             return Fate(unclean=True)
         except AnvilError as error:
             reason = f"cleaning failed: {error.message}"
-            if not self.hosted.mends():
+            if self.hosted.mender is None:
                 return Fate(quarantine=reason)
             self.hosted.trouble(self.lease.device_id, reason)
             return Fate(unclean=True)
