@@ -1,9 +1,9 @@
-"""Devices by hand: made to order and kept, taken away, used in sessions that an answer may outlive its handler with."""
+"""Devices by hand: made to order and kept, taken away, used in sessions under a person's lease."""
 
 from __future__ import annotations
 
 import math
-from types import TracebackType
+from contextlib import AbstractAsyncContextManager
 
 import msgspec
 import trio
@@ -12,11 +12,12 @@ from anvild.core.engine import Actor, Device, DriverInfo, Engine, LeaseInfo
 from anvild.core.errors import Conflict
 from anvild.core.ids import new_id
 from anvild.sdk import DeviceRequest, HealthState, NotFound, Session, Unavailable
+from anvild.web.kept import keep_open
+from anvild.web.request import ByteStream
 
-__all__ = ["Hands", "HeldSession", "Order"]
+__all__ = ["Hands", "Order"]
 
 TEMPLATES_SECONDS = 60.0
-PATIENCE_SECONDS = 30.0
 USABLE = (HealthState.HEALTHY, HealthState.DEGRADED)
 
 
@@ -31,61 +32,6 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     disk: int | None = None
 
 
-class HeldSession:
-    """A session that a task of the wing holds open for an answer, which is sent after its handler has returned.
-
-    Enter it when the sending begins; leaving it closes the session and frees the device. One that is not entered in
-    time, because its client is gone, is closed.
-    """
-
-    def __init__(self, session: Session) -> None:
-        self.session = session
-        self._entered = trio.Event()
-        self._over = trio.Event()
-        self._closed = trio.Event()
-
-    async def __aenter__(self) -> Session:
-        self._entered.set()
-        if self._over.is_set():
-            raise Unavailable("the session was closed before the answer began")
-        return self.session
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._over.set()
-        await self._closed.wait()
-
-    async def wait_closed(self) -> None:
-        """Return when the session is closed."""
-        await self._closed.wait()
-
-    def let_go(self) -> None:
-        """Close the session without waiting for it."""
-        self._over.set()
-
-    async def hold(self) -> None:
-        """Return when the session is to be closed."""
-        with trio.move_on_after(PATIENCE_SECONDS):
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(_first, self._over, nursery.cancel_scope)
-                await self._entered.wait()
-                nursery.cancel_scope.cancel()
-        if self._entered.is_set():
-            await self._over.wait()
-        self._over.set()
-
-    def closed(self) -> None:
-        """The session is closed."""
-        self._over.set()
-        self._closed.set()
-
-
-async def _first(event: trio.Event, scope: trio.CancelScope) -> None:
-    await event.wait()
-    scope.cancel()
-
-
 class Hands:
     """What people do with devices by hand. Whether somebody may is the caller's question."""
 
@@ -94,7 +40,7 @@ class Hands:
         self._nursery: trio.Nursery | None = None
 
     async def run(self) -> None:
-        """Hold sessions until cancelled."""
+        """Hold open what answers send, until cancelled."""
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             try:
@@ -102,13 +48,16 @@ class Hands:
             finally:
                 self._nursery = None
 
-    async def open(self, device_id: str, by: Actor) -> HeldSession:
-        """Open a session under a person's lease. Raises NotFound, Conflict for a busy device, and what the driver
-        says. Cancelling it closes what was opened."""
+    def session(self, device_id: str, by: Actor) -> AbstractAsyncContextManager[Session]:
+        """A session under a person's lease. Entering it raises NotFound, Conflict for a busy device, and what the
+        driver says."""
+        return self._engine.session(device_id, by)
+
+    async def keep_open(self, source: ByteStream) -> ByteStream:
+        """Open what an answer sends; see :func:`anvild.web.kept.keep_open`."""
         if self._nursery is None:
             raise Unavailable("the daemon is starting or stopping")
-        held: HeldSession = await self._nursery.start(self._hold, device_id, by)
-        return held
+        return await keep_open(self._nursery, source)
 
     async def make(self, order: Order, by: Actor) -> Device:
         """Make a device and keep it until :meth:`remove`. Returns when it takes verbs.
@@ -173,19 +122,6 @@ class Hands:
         """End a driver's quarantine. Raises NotFound, and Conflict when it is in none."""
         await self._engine.rearm_driver(name, by)
         return self._engine.driver(name).info
-
-    async def _hold(
-        self, device_id: str, by: Actor, task_status: trio.TaskStatus[HeldSession] = trio.TASK_STATUS_IGNORED
-    ) -> None:
-        held: HeldSession | None = None
-        try:
-            async with self._engine.session(device_id, by) as session:
-                held = HeldSession(session)
-                task_status.started(held)
-                await held.hold()
-        finally:
-            if held is not None:
-                held.closed()
 
     async def _lease_of(self, device: Device) -> LeaseInfo | None:
         leases = await self._engine.leases.list()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from typing import Literal
 
 import msgspec
@@ -14,13 +14,23 @@ from msgspec import UNSET, UnsetType
 from anvild.core.engine import Device, Devices
 from anvild.core.errors import InvalidRequest
 from anvild.core.identity import require
-from anvild.sdk import AnvilError, Command, DeadlineExceeded, Exec, Files, Process, TerminalSize, check_absolute
+from anvild.sdk import (
+    AnvilError,
+    Command,
+    DeadlineExceeded,
+    Exec,
+    Files,
+    Process,
+    Session,
+    TerminalSize,
+    check_absolute,
+)
 from anvild.web.api import Api
 from anvild.web.request import Answer, Request
 from anvild.web.websocket import WebSocket
 
 from .. import schemas as wire
-from ..hands import Hands, HeldSession, Order
+from ..hands import Hands, Order
 from ..shapes import device_shape
 from .common import actor_of, team_of
 
@@ -33,6 +43,9 @@ NDJSON = "application/x-ndjson"
 LOGIN_SHELL = ("sh", "-c", 'exec "${SHELL:-sh}" -l')
 CHUNK = 256 * 1024
 KILL = 9
+
+
+Using = AbstractAsyncContextManager[Session]
 
 
 class Start(msgspec.Struct, frozen=True, kw_only=True, tag="start"):
@@ -152,13 +165,8 @@ def _add_exec(api: Api, hands: Hands, devices: Devices) -> None:
             cwd=None if body.cwd is UNSET else body.cwd,
             user=None if body.user is UNSET else body.user,
         )
-        held = await hands.open(device.id, actor_of(request))
-        try:
-            process = await held.session.require(Exec).start(command)
-        except BaseException:
-            held.let_go()
-            raise
-        return Answer(200, _output(held, process, body.timeout), media_type=NDJSON)
+        using = hands.session(device.id, actor_of(request))
+        return Answer(200, await hands.keep_open(_output(using, command, body.timeout)), media_type=NDJSON)
 
     api.raw(
         "POST",
@@ -178,8 +186,12 @@ def _add_exec(api: Api, hands: Hands, devices: Devices) -> None:
 
 
 @asynccontextmanager
-async def _output(held: HeldSession, process: Process, timeout: float) -> AsyncIterator[AsyncIterator[bytes]]:
-    async with held, process, aclosing(_lines(process, trio.current_time() + timeout)) as lines:
+async def _output(using: Using, command: Command, timeout: float) -> AsyncIterator[AsyncIterator[bytes]]:
+    async with (
+        using as session,
+        await session.require(Exec).start(command) as process,
+        aclosing(_lines(process, trio.current_time() + timeout)) as lines,
+    ):
         yield lines
 
 
@@ -215,13 +227,8 @@ def _add_files(api: Api, hands: Hands, devices: Devices, max_upload: int) -> Non
     async def read_file(request: Request) -> Answer:
         path = _path(request)
         device = await _usable(request, devices)
-        held = await hands.open(device.id, actor_of(request))
-        try:
-            stream = await held.session.require(Files).read(path)
-        except BaseException:
-            held.let_go()
-            raise
-        return Answer(200, _content(held, stream))
+        using = hands.session(device.id, actor_of(request))
+        return Answer(200, await hands.keep_open(_content(using, path)))
 
     api.raw(
         "GET",
@@ -240,8 +247,7 @@ def _add_files(api: Api, hands: Hands, devices: Devices, max_upload: int) -> Non
         path = _path(request)
         query: wire.FileWriteQuery = request.query
         device = await _usable(request, devices)
-        held = await hands.open(device.id, actor_of(request))
-        async with held as session, aclosing(_received(request)) as source:
+        async with hands.session(device.id, actor_of(request)) as session, aclosing(_received(request)) as source:
             user = None if query.user is UNSET else query.user
             size = await session.require(Files).write(path, source, mode=int(query.mode, 8), user=user)
         return wire.FileWritten(path=path, size=size)
@@ -262,8 +268,8 @@ def _add_files(api: Api, hands: Hands, devices: Devices, max_upload: int) -> Non
 
 
 @asynccontextmanager
-async def _content(held: HeldSession, stream: trio.abc.ReceiveStream) -> AsyncIterator[AsyncIterator[bytes]]:
-    async with held, stream, aclosing(_chunks(stream)) as chunks:
+async def _content(using: Using, path: str) -> AsyncIterator[AsyncIterator[bytes]]:
+    async with using as session, await session.require(Files).read(path) as stream, aclosing(_chunks(stream)) as chunks:
         yield chunks
 
 
@@ -280,7 +286,7 @@ async def _received(request: Request) -> AsyncGenerator[bytes, None]:
 def _add_shell(api: Api, hands: Hands, devices: Devices) -> None:
     async def device_shell(request: Request, socket: WebSocket) -> None:
         device = await _usable(request, devices)
-        async with await hands.open(device.id, actor_of(request)) as session:
+        async with hands.session(device.id, actor_of(request)) as session:
             exec_ = session.require(Exec)
             await socket.accept()
             try:

@@ -13,11 +13,9 @@ import trio
 import trio.testing
 from trio_websocket import open_websocket_url
 
-from anvild.core.engine import Actor
 from anvild.core.engine.devices import record
 from anvild.core.identity import Principal
-from anvild.devicetests.hands import Hands
-from anvild.sdk import DeviceFact, DeviceRequest, DeviceStatus, Files, Sighting, Unavailable
+from anvild.sdk import DeviceFact, DeviceStatus, Sighting
 from tests.support.wing import PASSWORD, Wing
 
 
@@ -196,33 +194,3 @@ async def test_the_lab_tells_of_itself(ready_wing: Wing) -> None:
     assert "broken.toml, line 2: unknown verb 'fly'" in listed["broken"]["problem"]
     refused = await client.post("/runs", json={"pipeline": "broken"})
     assert (refused.status_code, refused.json()["error"]["code"]) == (400, "invalid_pipeline")
-
-
-async def test_a_session_that_no_answer_takes_is_closed(ready_wing: Wing, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its client has gone between the handler and the answer: the device is free again."""
-    me = Actor("user:somebody", ready_wing.first.team_id)
-    made = await ready_wing.engine.leases.make("sandbox", _request(), me, duration=60)
-    hands = Hands(ready_wing.engine)
-    monkeypatch.setattr("anvild.devicetests.hands.PATIENCE_SECONDS", 0.01)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(hands.run)
-        await trio.testing.wait_all_tasks_blocked()
-        late = await hands.open(made.id, me)
-        with trio.fail_after(10):
-            await late.wait_closed()
-        with pytest.raises(Unavailable):
-            async with late:
-                pass
-        given_up = await hands.open(made.id, me)
-        given_up.let_go()
-        with trio.fail_after(10):
-            await given_up.wait_closed()
-        async with await hands.open(made.id, me) as session:
-            assert (await session.require(Files).stat("/")).name is not None
-        nursery.cancel_scope.cancel()
-    with pytest.raises(Unavailable):
-        await hands.open(made.id, me)
-
-
-def _request() -> DeviceRequest:
-    return DeviceRequest(template="host", name="held", identity="held-1")
