@@ -33,6 +33,20 @@ def test_a_wrong_configuration(tmp_path: Path) -> None:
     assert not (tmp_path / "data").exists()
 
 
+def test_a_driver_with_the_name_of_the_helpers_own(tmp_path: Path) -> None:
+    drivers = tmp_path / "conf.d/drivers"
+    drivers.mkdir(parents=True)
+    (drivers / "lamp.py").write_text(
+        "from anvild.sdk import Driver, hookimpl\n\nANVIL_API = '1.0'\n\n\nclass Lamp(Driver):\n    name = 'helper'\n"
+        "\n\n@hookimpl\ndef anvil_drivers():\n    return [Lamp]\n"
+    )
+    config = tmp_path / "anvild.toml"
+    config.touch()
+    done = serve("--config", config, "--data-dir", tmp_path / "data", "--listen", "127.0.0.1:0")
+    assert done.returncode == 2
+    assert "drivers.helper" in json.loads(done.stderr.splitlines()[-1])["reason"]
+
+
 def test_a_data_directory_in_use(lab: Daemon) -> None:
     done = serve("--data-dir", lab.data_dir, "--listen", "127.0.0.1:0")
     assert done.returncode == 6

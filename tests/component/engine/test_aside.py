@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 
 import pytest
+from sqlalchemy import update
 
 from anvild.core.engine import LeaseInfo
 from anvild.core.engine.people import Leases
+from anvild.core.engine.tables import leases as leases_table
 from anvild.core.errors import Conflict
 from anvild.sdk import (
     AlreadyExists,
@@ -110,6 +112,22 @@ async def test_a_device_stays_aside_over_a_restart(lab: SuspendingLab, start_eng
     async with leases.session(lease.device_id, ALICE):
         pass
     await leases.release(lease.id)
+
+
+async def test_a_device_aside_has_no_slot_whatever_a_kill_cut_short(
+    lab: SuspendingLab, start_engine: StartEngine
+) -> None:
+    """The driver has put it aside, and the daemon was killed before it wrote that its slot is free."""
+    running = await start_engine()
+    lease = await make(running.engine.leases)
+    await running.engine.leases.suspend(lease.id)
+    await running.store.write(lambda conn: conn.execute(update(leases_table).values(slot=0)))
+    await running.kill()
+    running = await start_engine()
+    assert (await running.engine.leases.on(lease.device_id)) is not None
+    assert running.engine.drivers()[0].slots_used == 0
+    second = await make(running.engine.leases)
+    assert second.slot == 0
 
 
 async def test_what_goes_with_a_lease_is_written_with_it(lab: SuspendingLab, start_engine: StartEngine) -> None:

@@ -96,6 +96,22 @@ async def test_a_capsule_whose_machine_goes_is_in_error(api: Caller, capsule: st
     assert shown["metadata"]["reason"] == "its machine has gone: released"
 
 
+async def test_capsules_end_with_their_team(sandboxes: Lab) -> None:
+    stranger = await sandboxes.stranger()
+    (team,) = await stranger("GET", "/v1/teams", 200)
+    made = await stranger("POST", "/v1/capsules", 202, json={"template": "host"})
+    running = sandboxes.wing.engine
+    (lease,) = await running.leases.list()
+    async with sandboxes.wing.services.get(EventLog).follow(after=None) as events:
+        await stranger("DELETE", "/v1/teams/{id}", 204, values={"id": team["id"]})
+        with trio.fail_after(60):
+            async for event in events:
+                if event.kind == "capsule.destroy":
+                    break
+    assert to_wire("cl", event.subject_id) == made["id"]
+    assert lease.id not in [each.id for each in await running.leases.list()]
+
+
 async def test_what_a_capsule_uses_is_measured(api: Caller, capsule: str) -> None:
     one = {"id": capsule}
     with trio.fail_after(10):
