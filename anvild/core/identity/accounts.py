@@ -211,7 +211,7 @@ def begin(connection: Connection, user_id: str, *, actor: str, origin: Origin = 
     if not user.is_admin and connection.execute(others).first() is None:
         values = {"is_admin": True, "lab_role": "admin"}
         connection.execute(update(users).where(users.c.id == user_id).values(values))
-        note(connection, "user.admin_granted", ("user", user_id), None, actor, origin, name=user.name)
+        note(connection, "user.admin_granted", ("user", user_id), None, actor, origin, name=user.name, email=user.email)
     return load_user(connection, user_id)
 
 

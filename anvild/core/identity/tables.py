@@ -26,6 +26,8 @@ teams = Table(
     Column("name", String(128), nullable=False),
     Column("slug", String(32), nullable=False, unique=True),
     Column("device_cap", Integer),
+    # Whether it may bring hosts of its own.
+    Column("byoc", Boolean, nullable=False),
     Column("created_at", Timestamp, nullable=False),
     Column("deleted_at", Timestamp),
 )

@@ -19,7 +19,7 @@ from .api_keys import revoke_api_keys
 from .cache import CredentialCache
 from .journal import note
 from .tables import api_keys, device_tokens, memberships, sessions, teams, users
-from .users import USER_COLUMNS, user_of
+from .users import USER_COLUMNS, load_user, user_of
 from .values import NOWHERE, Membership, Origin, Principal, Role, Team, User
 
 __all__ = [
@@ -88,6 +88,17 @@ class Teams:
             _get(connection, team_id)
             connection.execute(update(teams).where(teams.c.id == team_id).values(device_cap=device_cap))
             _note(connection, "team.device_cap_changed", team_id, by.actor, origin, device_cap=device_cap)
+            return _get(connection, team_id)
+
+        return await self._write(job)
+
+    async def set_byoc(self, team_id: str, byoc: bool, *, by: Principal, origin: Origin = NOWHERE) -> Team:
+        """Let a team bring hosts of its own, or no longer. Raises NotFound."""
+
+        def job(connection: Connection) -> Team:
+            if _get(connection, team_id).byoc != byoc:
+                connection.execute(update(teams).where(teams.c.id == team_id).values(byoc=byoc))
+                _note(connection, "team.byoc_changed", team_id, by.actor, origin, enabled=byoc)
             return _get(connection, team_id)
 
         return await self._write(job)
@@ -206,7 +217,7 @@ def insert_team(connection: Connection, name: str, *, actor: str, origin: Origin
     while connection.execute(select(teams.c.id).where(teams.c.slug == slug)).first() is not None:
         slug = _new_slug()
     team_id, checked = new_id(), _checked_name(name)
-    connection.execute(insert(teams).values(id=team_id, name=checked, slug=slug, created_at=utcnow()))
+    connection.execute(insert(teams).values(id=team_id, name=checked, slug=slug, byoc=False, created_at=utcnow()))
     _note(connection, "team.created", team_id, actor, origin, name=checked, slug=slug)
     return _get(connection, team_id)
 
@@ -231,18 +242,14 @@ def insert_membership(
 
     Raises NotFound for a person who is not there, AlreadyExists for one who is in it.
     """
-    email = connection.execute(
-        select(users.c.email).where(users.c.id == user_id, users.c.status != "deleted")
-    ).one_or_none()
-    if email is None:
-        raise NotFound("there is no such user")
+    load_user(connection, user_id)
     if _role(connection, team_id, user_id) is not None:
         raise AlreadyExists("this person is in the team already")
     first = connection.execute(select(memberships.c.team_id).where(memberships.c.user_id == user_id)).first() is None
     connection.execute(
         insert(memberships).values(team_id=team_id, user_id=user_id, role=role, is_default=first, joined_at=utcnow())
     )
-    _note_member(connection, "member.added", team_id, user_id, actor, origin, email=email.email, role=role)
+    _note_member(connection, "member.added", team_id, user_id, actor, origin, role=role)
 
 
 def teams_of(connection: Connection, user_id: str) -> list[tuple[Team, Membership]]:
@@ -335,4 +342,5 @@ def _note(connection: Connection, kind: str, team_id: str, actor: str, origin: O
 def _note_member(
     connection: Connection, kind: str, team_id: str, user_id: str, actor: str, origin: Origin, **data: object
 ) -> None:
-    note(connection, kind, ("user", user_id), team_id, actor, origin, **data)
+    email = connection.execute(select(users.c.email).where(users.c.id == user_id)).scalar_one()
+    note(connection, kind, ("user", user_id), team_id, actor, origin, email=email, **data)

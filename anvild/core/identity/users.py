@@ -250,7 +250,7 @@ def insert_user(
         )
     )
     user = load_user(connection, user_id)
-    _note(connection, "user.created", user, actor, origin, email=email, username=username)
+    _note(connection, "user.created", user, actor, origin, username=username)
     return user
 
 
@@ -331,4 +331,5 @@ def _keep_an_admin(connection: Connection, user: User) -> None:
 
 
 def _note(connection: Connection, kind: str, user: User, actor: str, origin: Origin, **data: object) -> None:
-    note(connection, kind, ("user", user.id), None, actor, origin, name=user.name, **data)
+    shown = {"name": user.name, "email": user.email, **data}
+    note(connection, kind, ("user", user.id), None, actor, origin, **shown)

@@ -108,12 +108,14 @@ class Owned(Protocol):
 
 
 class Team(msgspec.Struct, frozen=True, kw_only=True):
-    """A team. ``device_cap`` None means the lab's default. Its slug stays reserved after it was deleted."""
+    """A team. ``device_cap`` None means the lab's default; ``byoc`` that it may bring hosts of its own. Its slug stays
+    reserved after it was deleted."""
 
     id: str
     name: str
     slug: str
     device_cap: int | None
+    byoc: bool
     created_at: datetime
     deleted_at: datetime | None
 

@@ -268,6 +268,7 @@ def upgrade() -> None:
         sa.Column("name", sa.String(length=128), nullable=False),
         sa.Column("slug", sa.String(length=32), nullable=False),
         sa.Column("device_cap", sa.Integer(), nullable=True),
+        sa.Column("byoc", sa.Boolean(), nullable=False),
         sa.Column("created_at", columns.Timestamp(), nullable=False),
         sa.Column("deleted_at", columns.Timestamp(), nullable=True),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_teams")),
