@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import re
 import secrets
-from contextlib import suppress
 
 import trio
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import Connection, insert, select, update
 
 from anvild.core.clock import utcnow
 from anvild.core.engine import Actor, Engine
-from anvild.core.engine.persist import fetch, persist
+from anvild.core.engine.persist import fetch
 from anvild.core.errors import FieldProblem, Forbidden, InvalidRequest
 from anvild.core.events import append
 from anvild.core.ids import new_id
@@ -29,7 +28,6 @@ from .values import Capsule, Template
 __all__ = ["Snapshots"]
 
 SNAPSHOT_SECONDS = 300.0
-REMOVE_SECONDS = 60.0
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -57,10 +55,10 @@ class Snapshots:
 
     async def run(self) -> None:
         """Remove what an earlier daemon had begun and not ended, and make templates, until cancelled."""
-        query = select(templates).where(templates.c.ready.is_(False))
+        query = select(templates).where(templates.c.ready.is_(False), templates.c.run_id.is_(None))
         async with trio.open_nursery() as nursery:
             for row in await fetch(self._store, lambda conn: conn.execute(query).all()):
-                nursery.start_soon(self._remove, own_template(row), row.id)
+                nursery.start_soon(self._seen.discard, own_template(row))
             self._nursery = nursery
             try:
                 await trio.sleep_forever()
@@ -98,21 +96,21 @@ class Snapshots:
         """Remove a template of a team; what was made from it lives on. Raises NotFound, and Forbidden for one that all
         teams see."""
 
-        def job(conn: Connection) -> tuple[Template, str] | None:
+        def job(conn: Connection) -> Template | None:
             where = (templates.c.team_id == team_id, templates.c.name == name, templates.c.ready.is_(True))
             row = conn.execute(select(templates).where(*where)).one_or_none()
             if row is None:
                 return None
             conn.execute(update(templates).where(templates.c.id == row.id).values(ready=False))
             _tell(conn, "delete", team_id, name, by)
-            return own_template(row), row.id
+            return own_template(row)
 
         found = await self._store.write(job)
         if found is None:
             if await self._seen.is_shared(name):
                 raise Forbidden(f"{name!r} is for all teams: it is not yours to remove")
             raise NotFound(f"there is no template {name!r}")
-        await self._remove(*found)
+        await self._seen.discard(found)
 
     async def _make(self, making: _Making, capsule: Capsule, name: str, by: Actor, overwrite: bool) -> None:
         try:
@@ -145,24 +143,11 @@ class Snapshots:
             made = await hosted.call("snapshot", SNAPSHOT_SECONDS, snapshot, capsule.id, id_)
             ready, replaced = await self._store.write(lambda conn: _finish(conn, template, made, by, overwrite))
         except AnvilError:
-            await self._remove(template, id_)
+            await self._seen.discard(template)
             raise
         for old in replaced:
-            await self._remove(old, old.reference)
+            await self._seen.discard(old)
         return ready
-
-    async def _remove(self, template: Template, id_: str) -> None:
-        """Remove what the driver has of a template, then its row. What cannot be removed now is after a restart."""
-        try:
-            await self._engine.drivers_started()
-            hosted = self._engine.driver(template.driver)
-            with suppress(NotFound):
-                remove = hosted.require(Snapshot).remove_template
-                await hosted.call("remove_template", REMOVE_SECONDS, remove, template.reference)
-        except AnvilError as error:
-            log.warning("template_not_removed", template=template.name, reason=error.message)
-            return
-        await persist(self._store, lambda conn: conn.execute(delete(templates).where(templates.c.id == id_)))
 
 
 def _check_free(conn: Connection, team_id: str, name: str) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Boolean, Column, Index, Integer, Table, Text, text
+from sqlalchemy import BigInteger, Boolean, Column, Date, Index, Integer, Table, Text, text
 
 from anvild.core.store import Id, Json, Timestamp, metadata
 
-__all__ = ["capsules", "templates"]
+__all__ = ["capsules", "levels", "templates", "usage", "watch"]
 
 capsules = Table(
     "capsules",
@@ -58,6 +58,12 @@ templates = Table(
     Column("size_bytes", BigInteger, nullable=False),
     # False while it is being made: such a one is seen by nobody, and removed after a restart.
     Column("ready", Boolean, nullable=False),
+    # Of one that a build is making: the attempt that does. It is seen when that has passed, and then has none.
+    Column("run_id", Id),
+    Column("attempt", Integer),
+    # What processes in capsules of it find in their environment, and who they are; None leaves that to the driver.
+    Column("environment", Json),
+    Column("account", Text),
     Column("created_by", Text, nullable=False),
     Column("created_at", Timestamp, nullable=False),
     Index(
@@ -68,4 +74,44 @@ templates = Table(
         sqlite_where=text("ready"),
         postgresql_where=text("ready"),
     ),
+)
+
+levels = Table(
+    "capsule_levels",
+    metadata,
+    # What the capsules of a team took up: a row for each stretch of samples, ten seconds apart, that were all alike.
+    Column("team_id", Id, primary_key=True),
+    # The Unix seconds of its first sample.
+    Column("since", BigInteger, primary_key=True),
+    # Those of its last one. NULL while it goes on: nothing is written as long as nothing changes.
+    Column("until", BigInteger, index=True),
+    Column("running", Integer, nullable=False),
+    Column("vcpus", Integer, nullable=False),
+    Column("memory_mb", Integer, nullable=False),
+    Index(
+        "uq_capsule_levels_open",
+        "team_id",
+        unique=True,
+        sqlite_where=text("until IS NULL"),
+        postgresql_where=text("until IS NULL"),
+    ),
+)
+
+watch = Table(
+    "capsule_watch",
+    metadata,
+    # One row: when samples were last taken while there was any capsule, in Unix seconds.
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("until", BigInteger, nullable=False),
+)
+
+usage = Table(
+    "capsule_usage",
+    metadata,
+    # What a team's samples of one whole day (UTC) come to.
+    Column("day", Date, primary_key=True),
+    Column("team_id", Id, primary_key=True),
+    Column("cpu_seconds", BigInteger, nullable=False),
+    Column("memory_mb_seconds", BigInteger, nullable=False),
+    Index("ix_capsule_usage_team_id", "team_id", "day"),
 )

@@ -1,29 +1,35 @@
-"""What capsules can be made from: the drivers' own templates, which all teams see, and what teams have made."""
+"""What capsules can be made from: what all teams see, built for them or the drivers' own, and what teams have made."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
-from sqlalchemy import Row, select
+from sqlalchemy import Row, delete, select
 
 from anvild.core.engine import DriverInfo, Engine
+from anvild.core.engine.persist import persist
+from anvild.core.logging import get_logger
 from anvild.core.store import Store
-from anvild.sdk import HealthState, NotFound, Suspend, Unavailable
+from anvild.sdk import AnvilError, HealthState, NotFound, Snapshot, Suspend, Unavailable
 from anvild.sdk import Template as Made
 
 from .tables import templates
-from .values import Template
+from .values import PLATFORM, Template
 
 __all__ = ["MEGABYTE", "Templates", "own_template"]
 
 MEGABYTE = 2**20
 LISTING_SECONDS = 60.0
+REMOVE_SECONDS = 60.0
 USABLE = (HealthState.HEALTHY, HealthState.DEGRADED)
 
+log = get_logger(__name__)
+
 _OURS = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-"""The references of the teams' templates are ids: whatever else a driver has is for all."""
+"""The references of the templates that were made here are ids: whatever else a driver has is its own, and for all."""
 
 
 class Templates:
@@ -36,9 +42,10 @@ class Templates:
     async def get(self, name: str, team_id: str) -> Template:
         """Return a template that a team sees. Raises NotFound, and Unavailable while a driver that may have it is not
         ready."""
-        own = await self._own(team_id, name)
-        if own:
-            return own[0]
+        for owner in dict.fromkeys((team_id, PLATFORM)):
+            own = await self._own(owner, name)
+            if own:
+                return own[0]
         found, away = await self._shared()
         for template in found:
             if template.name == name:
@@ -52,12 +59,32 @@ class Templates:
     async def list(self, team_id: str) -> list[Template]:
         """Return what a team sees: its own, newest first, then what all see."""
         shared, _ = await self._shared()
-        return [*await self._own(team_id), *shared]
+        found = [each for owner in dict.fromkeys((team_id, PLATFORM)) for each in await self._own(owner)]
+        return [*found, *shared]
 
     async def is_shared(self, name: str) -> bool:
         """Say whether a name is that of a template that all teams see."""
+        return bool(await self._own(PLATFORM, name)) or await self.is_drivers(name)
+
+    async def is_drivers(self, name: str) -> bool:
+        """Say whether a name is that of a driver's own template, which is there without anybody having made it here."""
         shared, _ = await self._shared()
         return any(template.name == name for template in shared)
+
+    async def discard(self, template: Template) -> None:
+        """Remove what the driver has of a template that is seen no more, then its row. What cannot be removed now is
+        after a restart."""
+        try:
+            await self._engine.drivers_started()
+            hosted = self._engine.driver(template.driver)
+            with suppress(NotFound):
+                remove = hosted.require(Snapshot).remove_template
+                await hosted.call("remove_template", REMOVE_SECONDS, remove, template.reference)
+        except AnvilError as error:
+            log.warning("template_not_removed", template=template.name, reason=error.message)
+            return
+        gone = delete(templates).where(templates.c.id == template.reference)
+        await persist(self._store, lambda conn: conn.execute(gone))
 
     async def _own(self, team_id: str, name: str | None = None) -> Sequence[Template]:
         where = (templates.c.team_id == team_id, templates.c.ready.is_(True))
@@ -101,10 +128,10 @@ def _shared_template(driver: str, made: Made) -> Template:
 
 
 def own_template(row: Row[Any]) -> Template:
-    """Make the value of a row of a team's templates."""
+    """Make the value of a row of the templates that were made here."""
     return Template(
         name=row.name,
-        team_id=row.team_id,
+        team_id=None if row.team_id == PLATFORM else row.team_id,
         driver=row.driver,
         reference=row.reference,
         memory=row.type == "snapshot",
@@ -113,4 +140,6 @@ def own_template(row: Row[Any]) -> Template:
         disk_mb=row.disk_mb,
         size_bytes=row.size_bytes,
         created_at=row.created_at,
+        environment=row.environment or {},
+        account=row.account,
     )

@@ -8,7 +8,7 @@ from typing import Literal
 
 import msgspec
 
-__all__ = ["ALIVE", "Capsule", "Order", "Status", "Template"]
+__all__ = ["ALIVE", "PLATFORM", "Capsule", "Order", "Status", "Template"]
 
 Status = Literal[
     "pending",
@@ -24,6 +24,9 @@ Status = Literal[
     "error",
 ]
 """Where a capsule is in its life. ``stopped`` and ``error`` are ends."""
+
+PLATFORM = "00000000-0000-0000-0000-000000000000"
+"""The team of what belongs to no team: builds, and the templates that come of them. It has no members."""
 
 ALIVE: tuple[Status, ...] = ("starting", "running", "pausing", "paused", "resuming", "stopping", "missing")
 """The states of a capsule that there is, or may be."""
@@ -65,7 +68,8 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
 
 class Template(msgspec.Struct, frozen=True, kw_only=True):
     """What capsules are made from. ``team_id`` None means that all teams see it; ``reference`` is its driver's name for
-    it. A template with ``memory`` fixes the sizes of what is made from it."""
+    it. A template with ``memory`` fixes the sizes of what is made from it. ``environment`` and ``account`` are what
+    processes in it find by default; None leaves the account to the driver."""
 
     name: str
     team_id: str | None
@@ -77,3 +81,5 @@ class Template(msgspec.Struct, frozen=True, kw_only=True):
     disk_mb: int
     size_bytes: int
     created_at: datetime
+    environment: Mapping[str, str] = {}
+    account: str | None = None

@@ -29,6 +29,25 @@ def upgrade() -> None:
     op.create_index(op.f("ix_artifacts_stored_at"), "artifacts", ["stored_at"], unique=False)
     op.create_index(op.f("ix_artifacts_team_id"), "artifacts", ["team_id"], unique=False)
     op.create_table(
+        "capsule_levels",
+        sa.Column("team_id", columns.Id(), nullable=False),
+        sa.Column("since", sa.BigInteger(), nullable=False),
+        sa.Column("until", sa.BigInteger(), nullable=True),
+        sa.Column("running", sa.Integer(), nullable=False),
+        sa.Column("vcpus", sa.Integer(), nullable=False),
+        sa.Column("memory_mb", sa.Integer(), nullable=False),
+        sa.PrimaryKeyConstraint("team_id", "since", name=op.f("pk_capsule_levels")),
+    )
+    op.create_index(op.f("ix_capsule_levels_until"), "capsule_levels", ["until"], unique=False)
+    op.create_index(
+        "uq_capsule_levels_open",
+        "capsule_levels",
+        ["team_id"],
+        unique=True,
+        sqlite_where=sa.text("until IS NULL"),
+        postgresql_where=sa.text("until IS NULL"),
+    )
+    op.create_table(
         "capsule_templates",
         sa.Column("id", columns.Id(), nullable=False),
         sa.Column("team_id", columns.Id(), nullable=False),
@@ -41,6 +60,10 @@ def upgrade() -> None:
         sa.Column("disk_mb", sa.Integer(), nullable=False),
         sa.Column("size_bytes", sa.BigInteger(), nullable=False),
         sa.Column("ready", sa.Boolean(), nullable=False),
+        sa.Column("run_id", columns.Id(), nullable=True),
+        sa.Column("attempt", sa.Integer(), nullable=True),
+        sa.Column("environment", columns.Json(), nullable=True),
+        sa.Column("account", sa.Text(), nullable=True),
         sa.Column("created_by", sa.Text(), nullable=False),
         sa.Column("created_at", columns.Timestamp(), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_capsule_templates")),
@@ -52,6 +75,21 @@ def upgrade() -> None:
         unique=True,
         sqlite_where=sa.text("ready"),
         postgresql_where=sa.text("ready"),
+    )
+    op.create_table(
+        "capsule_usage",
+        sa.Column("day", sa.Date(), nullable=False),
+        sa.Column("team_id", columns.Id(), nullable=False),
+        sa.Column("cpu_seconds", sa.BigInteger(), nullable=False),
+        sa.Column("memory_mb_seconds", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("day", "team_id", name=op.f("pk_capsule_usage")),
+    )
+    op.create_index("ix_capsule_usage_team_id", "capsule_usage", ["team_id", "day"], unique=False)
+    op.create_table(
+        "capsule_watch",
+        sa.Column("id", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("until", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_capsule_watch")),
     )
     op.create_table(
         "capsules",
