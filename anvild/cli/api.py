@@ -3,28 +3,35 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Collection, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Collection, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx2
 import msgspec
 import trio
+from httpx2.websockets import AsyncWebSocketSession, WebSocketUpgradeError
 
 from .context import Context
 from .exits import ExitCode, Failure, exit_for_status
 from .profiles import Connection
 
-__all__ = ["Api", "ServerEvent", "connect"]
+__all__ = ["CAPSULES", "Api", "Document", "ServerEvent", "connect"]
 
-PREFIX = "/api/v1"
+DEVICETESTS = "/api/v1"
+CAPSULES = "/v1"
+"""Where the wings are."""
+
 TIMEOUT = httpx2.Timeout(60, connect=10)
 STREAMING = httpx2.Timeout(60, connect=10)
 """An event stream counts as broken after so many seconds without a byte; the daemon's comments keep it alive."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 5.0
 GIVE_UP_AFTER = 60.0
 
+MAX_FRAME = 16 * 2**20
+
 Document = dict[str, Any]
+T = TypeVar("T")
 
 
 class ServerEvent(msgspec.Struct, frozen=True):
@@ -49,8 +56,10 @@ class ErrorAnswer(msgspec.Struct, frozen=True):
 
 
 @asynccontextmanager
-async def connect(context: Context, *, transport: httpx2.AsyncBaseTransport | None = None) -> AsyncIterator[Api]:
-    """Give the daemon's interface. Nothing is sent before the first call, so this itself does not fail."""
+async def connect(
+    context: Context, *, wing: str = DEVICETESTS, transport: httpx2.AsyncBaseTransport | None = None
+) -> AsyncIterator[Api]:
+    """Give one of the daemon's interfaces. Nothing is sent before the first call, so this itself does not fail."""
     connection = context.connection()
     headers = {"User-Agent": "anvil", "Accept": "application/json"}
     if connection.key is not None:
@@ -61,27 +70,33 @@ async def connect(context: Context, *, transport: httpx2.AsyncBaseTransport | No
     async with httpx2.AsyncClient(
         base_url=base or "http://localhost", headers=headers, timeout=TIMEOUT, transport=transport, trust_env=False
     ) as http:
-        yield Api(http, connection)
+        yield Api(http, connection, wing)
 
 
 class Api:
-    """The device-testing interface of one daemon. Paths are relative to its prefix.
+    """One interface of one daemon. Paths are relative to its prefix.
 
     Every method raises Failure: the daemon's own sentence with the exit code that its status stands for, or
     ``unreachable``. Cancelling a call closes its connection; what the daemon had begun goes on.
     """
 
-    def __init__(self, http: httpx2.AsyncClient, connection: Connection) -> None:
+    def __init__(self, http: httpx2.AsyncClient, connection: Connection, prefix: str) -> None:
         self.http = http
         self._to = connection
+        self._prefix = prefix
 
     async def get(self, path: str, /, **query: object) -> Document:
         """Fetch one document. Query values that are None are left out."""
         return await self._call("GET", path, query=query)
 
-    async def post(self, path: str, body: object = None) -> Document:
+    async def list(self, path: str, /, **query: object) -> Sequence[Document]:
+        """Fetch a list that is an answer by itself."""
+        async with self._stream("GET", path, query=query) as response:
+            return _decoded(await response.aread(), list[Document])
+
+    async def post(self, path: str, body: object = None, /, **query: object) -> Document:
         """Send a document, with a fresh Idempotency-Key, and return the answer (empty when there is none)."""
-        return await self._call("POST", path, body=body, headers={"Idempotency-Key": str(uuid.uuid4())})
+        return await self._call("POST", path, query=query, body=body, headers={"Idempotency-Key": str(uuid.uuid4())})
 
     async def delete(self, path: str) -> Document:
         """Remove something."""
@@ -94,11 +109,35 @@ class Api:
         async with self._stream(method, path, query=query, content=source) as response:
             return _document(await response.aread())
 
+    async def send_form(self, path: str, fields: Mapping[str, str], source: AsyncIterable[bytes]) -> Document:
+        """Send a form, whose last part ``file`` is a byte stream."""
+        boundary = uuid.uuid4().hex
+        headers = {"Content-Type": f"multipart/form-data; boundary={boundary}"}
+        content = _form(boundary, fields, source)
+        async with self._stream("POST", path, content=content, headers=headers) as response:
+            return _document(await response.aread())
+
     @asynccontextmanager
-    async def download(self, path: str, /, **query: object) -> AsyncIterator[httpx2.Response]:
-        """Open a byte stream; iterate over ``response.aiter_raw()`` inside the block."""
-        async with self._stream("GET", path, query=query) as response:
+    async def download(self, path: str, /, *, body: object = None, **query: object) -> AsyncIterator[httpx2.Response]:
+        """Open a byte stream, that of a document where there is a ``body``; iterate over ``response.aiter_raw()``
+        inside the block."""
+        async with self._stream("GET" if body is None else "POST", path, query=query, body=body) as response:
             yield response
+
+    @asynccontextmanager
+    async def socket(self, path: str, /, **query: str) -> AsyncIterator[AsyncWebSocketSession]:
+        """Open a WebSocket."""
+        try:
+            async with self.http.websocket(
+                self._prefix + path, params=query, max_message_size_bytes=MAX_FRAME
+            ) as session:
+                yield session
+        except* WebSocketUpgradeError as group:
+            refused = group.exceptions[0]
+            assert isinstance(refused, WebSocketUpgradeError)
+            raise self.failure(refused.response.status_code, b"") from None
+        except* httpx2.TransportError as group:
+            raise self.unreachable(group.exceptions[0]) from None
 
     @asynccontextmanager
     async def lines(self, path: str, body: object) -> AsyncIterator[AsyncIterator[bytes]]:
@@ -183,7 +222,7 @@ class Api:
             sent["Content-Type"] = "application/json"
         request = self.http.build_request(
             method,
-            PREFIX + path,
+            self._prefix + path,
             params={name: str(value) for name, value in (query or {}).items() if value is not None},
             content=msgspec.json.encode(body) if body is not None else content,
             headers=sent,
@@ -233,12 +272,25 @@ def _resume(after: str | None) -> dict[str, str]:
 
 
 def _document(body: bytes) -> Document:
-    if not body:
-        return {}
+    return _decoded(body, Document) if body else {}
+
+
+def _decoded(body: bytes, kind: type[T]) -> T:
     try:
-        return msgspec.json.decode(body, type=Document)
+        return msgspec.json.decode(body, type=kind)
     except msgspec.MsgspecError as error:
-        raise Failure(ExitCode.FAULT, "invalid_answer", f"the daemon's answer is not JSON: {error}") from None
+        raise Failure(
+            ExitCode.FAULT, "invalid_answer", f"the daemon's answer is not what it should be: {error}"
+        ) from None
+
+
+async def _form(boundary: str, fields: Mapping[str, str], source: AsyncIterable[bytes]) -> AsyncGenerator[bytes, None]:
+    for name, value in fields.items():
+        yield f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'.encode()
+    yield f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="file"\r\n\r\n'.encode()
+    async for chunk in source:
+        yield chunk
+    yield f"\r\n--{boundary}--\r\n".encode()
 
 
 async def _split(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

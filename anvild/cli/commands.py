@@ -22,6 +22,7 @@ COMMANDS: tuple[tuple[str, str, Group, str], ...] = (
     ("run", "anvild.cli.run:run", WORK, "Run a pipeline and follow it to its end."),
     ("runs", "anvild.cli.runs:app", WORK, "List runs, look into one, cancel, pause, fetch what it left."),
     ("devices", "anvild.cli.devices:app", WORK, "List devices, make them, use them by hand."),
+    ("capsules", "anvild.cli.capsules:app", WORK, "Make capsules, run programs in them, pause, fork, end them."),
     ("events", "anvild.cli.events:events", WORK, "Show what happened, and follow what happens."),
     ("pipelines", "anvild.cli.pipeline:app", LAB, "List the pipelines that can be run, check files of them."),
     ("drivers", "anvild.cli.drivers:app", LAB, "List the drivers and how they are, rearm one."),
@@ -39,7 +40,7 @@ COMMANDS: tuple[tuple[str, str, Group, str], ...] = (
     ("completion", "anvild.cli.completion:app", MACHINE, "Complete words in your shell."),
 )
 
-ALIASES = {"devices": "device", "pipelines": "pipeline"}
+ALIASES = {"capsules": "capsule", "devices": "device", "pipelines": "pipeline"}
 
 
 @hookimpl

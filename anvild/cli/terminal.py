@@ -1,4 +1,4 @@
-"""``anvil device shell``: a terminal on a device."""
+"""Terminals: ``anvil device shell``, and what the other wings' shells share with it."""
 
 from __future__ import annotations
 
@@ -8,29 +8,27 @@ import signal
 import sys
 import termios
 import tty
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any
 
-import httpx2
 import msgspec
 import trio
 import wsproto.events
 from cyclopts import Parameter
-from httpx2.websockets import AsyncWebSocketSession, WebSocketDisconnect, WebSocketUpgradeError
+from httpx2.websockets import AsyncWebSocketSession, WebSocketDisconnect
 
 from anvild.sdk import error_from_code
 
-from .api import PREFIX, Api, connect
+from .api import connect
 from .context import Ctx
 from .exits import ExitCode, Failure
 from .hands import Ended
 from .lookup import device_id
 
-__all__ = ["shell"]
+__all__ = ["check_terminal", "converse", "shell", "terminal_size"]
 
 CHUNK = 32 * 1024
-MAX_FRAME = 16 * 2**20
 
 
 async def shell(
@@ -41,32 +39,49 @@ async def shell(
     context: Ctx,
 ) -> int:
     """Open a terminal on a device. It ends with its shell; the shell's exit code becomes anvil's."""
-    if not sys.stdin.isatty():
-        raise Failure(ExitCode.USAGE, "no_terminal", "anvil device shell needs a terminal; use anvil device exec")
+    check_terminal("device")
     async with connect(context) as api:
         target = await device_id(api, device)
-        async with _connected(api, f"/devices/{target}/shell") as session:
-            start = {"argv": command or None, "user": user, **_terminal_size()}
+        async with api.socket(f"/devices/{target}/shell") as session:
+            start = {"argv": command or None, "user": user, **_size()}
             await session.send_json({"type": "start", **{n: v for n, v in start.items() if v is not None}})
-            with _raw_terminal():
-                return await _converse(session)
+            return await converse(session, _size, _ended)
 
 
-async def _converse(session: AsyncWebSocketSession) -> int:
-    """Carry bytes both ways until the far side says how its program ended."""
+def check_terminal(noun: str) -> None:
+    """Raise Failure when nobody sits there."""
+    if not sys.stdin.isatty():
+        raise Failure(ExitCode.USAGE, "no_terminal", f"anvil {noun} shell needs a terminal; use anvil {noun} exec")
+
+
+async def converse(
+    session: AsyncWebSocketSession, size: Callable[[], dict[str, int]], ended: Callable[[dict[str, Any]], int | None]
+) -> int:
+    """Carry bytes both ways until the far side says how its program ended, and return its exit code.
+
+    ``size`` says how large the terminal is now, in the words of the far side; ``ended`` reads one of its messages:
+    the exit code, or None when it goes on.
+    """
+    with _raw_terminal():
+        return await _carry(session, size, ended)
+
+
+async def _carry(
+    session: AsyncWebSocketSession, size: Callable[[], dict[str, int]], ended: Callable[[dict[str, Any]], int | None]
+) -> int:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_send_keys, session)
-        nursery.start_soon(_send_sizes, session)
+        nursery.start_soon(_send_sizes, session, size)
         try:
             while True:
                 match await session.receive():
                     case wsproto.events.BytesMessage(data=data):
                         await trio.to_thread.run_sync(_write, bytes(data))
                     case wsproto.events.TextMessage(data=text):
-                        ended = _control(text)
-                        if ended is not None:
+                        code = ended(msgspec.json.decode(text, type=dict[str, Any]))
+                        if code is not None:
                             nursery.cancel_scope.cancel()
-                            return ended.exit_code
+                            return code
         except WebSocketDisconnect as closed:
             raise Failure(
                 ExitCode.UNREACHABLE, "cut_short", f"the terminal's connection ended: {closed.reason or closed.code}"
@@ -83,14 +98,19 @@ async def _send_keys(session: AsyncWebSocketSession) -> None:
         await session.send_bytes(data)
 
 
-async def _send_sizes(session: AsyncWebSocketSession) -> None:
+async def _send_sizes(session: AsyncWebSocketSession, size: Callable[[], dict[str, int]]) -> None:
     with trio.open_signal_receiver(signal.SIGWINCH) as changes:
         async for _ in changes:
-            await session.send_json({"type": "resize", **_terminal_size()})
+            await session.send_json({"type": "resize", **size()})
 
 
-def _terminal_size() -> dict[str, int]:
-    size = shutil.get_terminal_size()
+def terminal_size() -> os.terminal_size:
+    """Return how large this terminal is now."""
+    return shutil.get_terminal_size()
+
+
+def _size() -> dict[str, int]:
+    size = terminal_size()
     return {"columns": size.columns, "rows": size.lines}
 
 
@@ -111,21 +131,7 @@ def _write(data: bytes) -> None:
     sys.stdout.buffer.flush()
 
 
-def _control(text: str) -> Ended | None:
-    message = msgspec.json.decode(text, type=dict[str, Any])
+def _ended(message: dict[str, Any]) -> int | None:
     if message.get("type") == "error":
         raise error_from_code(message["code"], message["message"])
-    return msgspec.convert(message, Ended) if message.get("type") == "exit" else None
-
-
-@asynccontextmanager
-async def _connected(api: Api, path: str) -> AsyncIterator[AsyncWebSocketSession]:
-    try:
-        async with api.http.websocket(PREFIX + path, max_message_size_bytes=MAX_FRAME) as session:
-            yield session
-    except* WebSocketUpgradeError as group:
-        refused = group.exceptions[0]
-        assert isinstance(refused, WebSocketUpgradeError)
-        raise api.failure(refused.response.status_code, b"") from None
-    except* httpx2.TransportError as group:
-        raise api.unreachable(group.exceptions[0]) from None
+    return msgspec.convert(message, Ended).exit_code if message.get("type") == "exit" else None
