@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime, timedelta
 
 import msgspec
@@ -21,6 +22,9 @@ from .tables import tokens
 from .values import NOWHERE, Origin, Principal
 
 __all__ = ["HostGrant", "HostTokens", "Registration"]
+
+Also = Callable[[Connection], None]
+"""What is to be done in the same transaction; it may raise, and then nothing is done."""
 
 _REGISTRATION = timedelta(hours=1)
 _REFRESH = timedelta(days=60)
@@ -56,12 +60,24 @@ class HostTokens:
         self._signing_keys = signing_keys
 
     async def invite(
-        self, host_id: str, *, name: str, team_id: str | None, by: Principal, origin: Origin = NOWHERE
+        self,
+        host_id: str,
+        *,
+        name: str,
+        team_id: str | None,
+        by: Principal,
+        origin: Origin = NOWHERE,
+        also: Also | None = None,
     ) -> Registration:
-        """Return a registration secret for a host, good once and for an hour. An older one of the host ends."""
+        """Return a registration secret for a host, good once and for an hour. An older one of the host ends.
+
+        ``also`` runs first in the same transaction.
+        """
         secret = new_secret()
 
         def job(connection: Connection) -> None:
+            if also is not None:
+                also(connection)
             _revoke(connection, tokens.c.host_id == host_id, tokens.c.kind == "host_registration")
             insert_token(
                 connection,
@@ -114,10 +130,20 @@ class HostTokens:
             raise Unauthenticated("this refresh token is wrong, used or expired")
         return await self._grant(*renewed, refresh)
 
-    async def revoke(self, host_id: str, *, team_id: str | None, by: Principal, origin: Origin = NOWHERE) -> None:
-        """End everything that a host holds."""
+    async def revoke(
+        self,
+        host_id: str,
+        *,
+        team_id: str | None,
+        by: Principal,
+        origin: Origin = NOWHERE,
+        also: Also | None = None,
+    ) -> None:
+        """End everything that a host holds. ``also`` runs first in the same transaction."""
 
         def job(connection: Connection) -> None:
+            if also is not None:
+                also(connection)
             _revoke(connection, tokens.c.host_id == host_id)
             note(connection, "host.revoked", ("host", host_id), team_id, by.actor, origin)
 

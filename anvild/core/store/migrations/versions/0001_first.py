@@ -207,6 +207,30 @@ def upgrade() -> None:
     )
     op.create_index(op.f("ix_events_team_id_id"), "events", ["team_id", "id"], unique=False)
     op.create_table(
+        "hosts",
+        sa.Column("id", columns.Id(), nullable=False),
+        sa.Column("type", sa.String(length=16), nullable=False),
+        sa.Column("team_id", columns.Id(), nullable=True),
+        sa.Column("name", sa.String(length=80), nullable=True),
+        sa.Column("provider", sa.String(length=128), nullable=True),
+        sa.Column("availability_zone", sa.String(length=128), nullable=True),
+        sa.Column("arch", sa.String(length=64), nullable=True),
+        sa.Column("cpu_cores", sa.Integer(), nullable=True),
+        sa.Column("memory_mb", sa.BigInteger(), nullable=True),
+        sa.Column("disk_gb", sa.BigInteger(), nullable=True),
+        sa.Column("address", sa.String(length=255), nullable=True),
+        sa.Column("status", sa.String(length=16), nullable=False),
+        sa.Column("tags", columns.Json(), nullable=False),
+        sa.Column("drivers", columns.Json(), nullable=False),
+        sa.Column("last_heartbeat_at", columns.Timestamp(), nullable=True),
+        sa.Column("created_by", sa.Text(), nullable=False),
+        sa.Column("created_at", columns.Timestamp(), nullable=False),
+        sa.Column("updated_at", columns.Timestamp(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_hosts")),
+        sa.UniqueConstraint("name", name=op.f("uq_hosts_name")),
+    )
+    op.create_index(op.f("ix_hosts_team_id"), "hosts", ["team_id"], unique=False)
+    op.create_table(
         "idempotency_keys",
         sa.Column("slot", sa.String(length=64), nullable=False),
         sa.Column("fingerprint", sa.String(length=64), nullable=False),
