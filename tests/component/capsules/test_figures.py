@@ -1,0 +1,211 @@
+"""What teams' capsules take up and have used: sampled from the book, on either database, at moments that tests name."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime, timedelta
+
+import pytest
+from sqlalchemy import func, insert, select
+
+from anvild.capsules.book import Book, add
+from anvild.capsules.levels import Level
+from anvild.capsules.stats import BUCKETS, Range, Stats
+from anvild.capsules.tables import levels, watch
+from anvild.capsules.usage import Day
+from anvild.capsules.values import Capsule, Status
+from anvild.core.clock import utcnow
+from anvild.core.identity.tables import teams
+from anvild.core.ids import new_id
+from anvild.core.store import Store
+from tests.support.capsules import Lab, lab
+
+__all__ = ["lab"]
+
+NOON = int(datetime(2026, 3, 10, 12, tzinfo=UTC).timestamp())
+DAY = 86400
+TODAY = date(2026, 3, 10)
+NOTHING = Level()
+
+
+class Wing:
+    """The book of two teams, without a machine."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.book = Book(store)
+        self.stats = Stats(store)
+        self.team, self.other = new_id(), new_id()
+
+    async def begin(self) -> None:
+        common = {"name": "Team", "byoc": False, "created_at": utcnow()}
+        rows = [{"id": each, "slug": each[-12:], **common} for each in (self.team, self.other)]
+        await self.store.write(lambda conn: conn.execute(insert(teams), rows))
+
+    async def capsule(self, status: Status = "running", *, vcpus: int = 2, memory: int = 511) -> str:
+        made = Capsule(
+            id=new_id(),
+            team_id=self.team,
+            created_by="system",
+            status=status,
+            driver="fake",
+            device_id=new_id(),
+            lease_id=new_id(),
+            template="minimal",
+            vcpus=vcpus,
+            memory_mb=memory,
+            disk_size_mb=None,
+            timeout_sec=0,
+            metadata=None,
+            created_at=utcnow(),
+            updated_at=utcnow(),
+        )
+        await self.store.write(lambda conn: add(conn, made))
+        return made.id
+
+    async def becomes(self, capsule: str, status: Status) -> None:
+        moved = await self.book.settle(capsule, ["starting", "running", "paused"], status)
+        assert moved is not None
+
+    async def samples(self, first: int, last: int) -> None:
+        for tick in range(first, last + 1, 10):
+            await self.stats.sample(tick + 0.5)
+
+    async def series(self, now: int, wanted: Range = "5m") -> dict[int, Level]:
+        return dict((await self.stats.team(self.team, wanted, now)).series)
+
+    async def used(self, now: int, days: int = 0) -> list[Day]:
+        today = datetime.fromtimestamp(now, UTC).date()
+        return list(await self.stats.usage(self.team, today - timedelta(days=days), today, now))
+
+    async def rows(self) -> int:
+        query = select(func.count()).select_from(levels)
+        return await self.store.read(lambda conn: conn.execute(query).scalar_one())
+
+
+@pytest.fixture
+async def wing(store: Store) -> Wing:
+    made = Wing(store)
+    await made.begin()
+    return made
+
+
+async def test_what_is_there_is_counted(wing: Wing) -> None:
+    for status in ("running", "starting", "paused", "pausing", "stopping", "stopped", "error"):
+        await wing.capsule(status)
+    shown = await wing.stats.team(wing.team, "1h", NOON)
+    assert shown.current == shown.peaks == Level(2, 4, 511 + 511 + 256)
+    assert shown.at == datetime.fromtimestamp(NOON, UTC)
+    assert (await wing.stats.team(wing.other, "1h", NOON)).current == NOTHING
+
+
+async def test_a_lab_in_which_nothing_changes_writes_a_row_a_team(wing: Wing) -> None:
+    await wing.samples(NOON, NOON + 100)
+    assert await wing.rows() == 2
+    before = await wing.store.read(lambda conn: conn.execute(select(watch.c.until)).scalar_one())
+    await wing.samples(NOON + 110, NOON + 200)
+    assert await wing.store.read(lambda conn: conn.execute(select(watch.c.until)).scalar_one()) == before
+    capsule = await wing.capsule()
+    await wing.samples(NOON + 210, NOON + 300)
+    await wing.becomes(capsule, "stopped")
+    await wing.samples(NOON + 310, NOON + 400)
+    assert await wing.rows() == 4
+    series = await wing.series(NOON + 400)
+    assert len(series) == 30, "one bucket a sample, none between"
+    one = Level(1, 2, 511)
+    assert series[(NOON + 200) // 3 * 3] == NOTHING
+    assert series[(NOON + 210) // 3 * 3] == series[(NOON + 300) // 3 * 3] == one
+    assert series[(NOON + 310) // 3 * 3] == series[(NOON + 400) // 3 * 3] == NOTHING
+
+
+@pytest.mark.parametrize("wanted", BUCKETS)
+async def test_a_bucket_shows_the_most_of_each(wing: Wing, wanted: Range) -> None:
+    seconds, bucket = BUCKETS[wanted]
+    end = NOON // bucket * bucket
+    await wing.samples(end - 2 * bucket, end - 2 * bucket)  # at a bucket's begin, or near it
+    first = await wing.capsule(vcpus=1, memory=100)
+    second = await wing.capsule(vcpus=1, memory=100)
+    peak = end - bucket // 2 // 10 * 10
+    await wing.samples(peak, peak)
+    await wing.becomes(first, "stopped")
+    await wing.becomes(second, "paused")
+    await wing.samples(peak + 10, peak + 10)
+    series = await wing.series(peak + 10, wanted)
+    assert set(series) <= {begin // bucket * bucket for begin in range(peak + 10 - seconds, peak + 11)}
+    assert all(begin % bucket == 0 for begin in series)
+    assert series[peak // bucket * bucket] == Level(2, 2, 200)
+    after = series[(peak + 10) // bucket * bucket]
+    assert after == (Level(2, 2, 200) if peak // bucket == (peak + 10) // bucket else Level(0, 0, 50))
+    shown = await wing.stats.team(wing.team, wanted, peak + 10)
+    assert (shown.current, shown.peaks) == (Level(0, 0, 50), Level(2, 2, 200))
+    assert (await wing.stats.team(wing.team, wanted, peak + 31 * DAY)).peaks == Level(0, 0, 50)
+
+
+async def test_time_without_a_daemon_is_not_counted(wing: Wing) -> None:
+    capsule = await wing.capsule(vcpus=3, memory=600)
+    await wing.samples(NOON, NOON + 50)
+    assert await wing.used(NOON + 55) == [Day(TODAY, 3.0, 600.0)]
+    again = Stats(wing.store)  # killed; nothing was written at its end
+    await again.sample(NOON + 55)
+    assert await wing.used(NOON + 55) == [Day(TODAY, 3.0, 600.0)], "a sample is taken once"
+    await again.sample(NOON + 3600)
+    assert await wing.used(NOON + 3600) == [Day(TODAY, 3.5, 700.0)]
+    assert sorted(await wing.series(NOON + 3600)) == [NOON + 3600]
+    await wing.becomes(capsule, "stopped")
+    await again.sample(NOON + 3610)
+    assert await wing.used(NOON + 7200) == [Day(TODAY, 3.5, 700.0)]
+
+
+async def test_days_are_added_up(wing: Wing) -> None:
+    capsule = await wing.capsule(vcpus=6, memory=6)
+    midnight = NOON + DAY // 2
+    await wing.samples(midnight - 20, midnight + 30)
+    assert await wing.used(midnight + 30, 3) == [Day(TODAY, 2.0, 2.0), Day(TODAY + timedelta(1), 4.0, 4.0)]
+    await wing.becomes(capsule, "stopped")
+    await wing.samples(midnight + 40, midnight + 40)
+    later = midnight + 2 * DAY
+    await Stats(wing.store).sample(later)
+    assert await wing.used(later, 10) == [
+        Day(TODAY, 2.0, 2.0),
+        Day(TODAY + timedelta(1), 4.0, 4.0),
+        Day(TODAY + timedelta(2), 0.0, 0.0),
+        Day(TODAY + timedelta(3), 0.0, 0.0),
+    ]
+    assert await wing.stats.usage(wing.team, TODAY + timedelta(9), TODAY + timedelta(10), later) == []
+
+
+async def test_a_clock_that_is_set_back_leaves_no_future(wing: Wing) -> None:
+    capsule = await wing.capsule(vcpus=6, memory=6)
+    await wing.samples(NOON, NOON + 50)
+    await wing.becomes(capsule, "stopped")
+    await wing.samples(NOON + 60, NOON + 60)
+    await wing.samples(NOON + 20, NOON + 30)
+    assert await wing.used(NOON + 30) == [Day(TODAY, 2.0, 2.0)]
+    series = await wing.series(NOON + 30)
+    assert [series[at // 3 * 3].running for at in range(NOON, NOON + 31, 10)] == [1, 1, 0, 0]
+    assert len(series) == 4
+
+
+async def test_figures_are_served(lab: Lab) -> None:
+    api = lab.by_key()
+    for wanted in ("5m", "1h", "6h", "24h", "30d"):
+        shown = await api("GET", "/v1/capsules/stats", 200, params={"range": wanted})
+        assert shown["range"] == wanted
+        assert {shown["current"][name] for name in ("running_count", "vcpus_reserved", "memory_mb_reserved")} == {0}
+        assert len({len(values) for values in shown["series"].values()}) == 1
+    assert (await api("GET", "/v1/capsules/stats", 200))["range"] == "1h"
+    await api("GET", "/v1/capsules/stats", 400, params={"range": "10m"})
+    shown = await api("GET", "/v1/capsules/usage", 200)
+    assert date.fromisoformat(shown["to"]) - date.fromisoformat(shown["from"]) == timedelta(days=29)
+    assert shown["points"][-1] == {"date": shown["to"], "cpu_minutes": 0.0, "ram_mb_minutes": 0.0}
+    days = {"from": "2026-01-01", "to": "2026-04-03"}
+    assert await api("GET", "/v1/capsules/usage", 200, params=days) == {**days, "points": []}
+    for wrong in (
+        {"from": "2026-01-02", "to": "2026-01-01"},
+        {"from": "2026-01-01", "to": "2026-04-04"},
+        {"from": "yesterday"},
+        {"to": "2026-02-30"},
+        {"from": "2999-01-01"},
+    ):
+        await api("GET", "/v1/capsules/usage", 400, params=wrong)
+    await lab.anybody()("GET", "/v1/capsules/usage", 401, promised=False)
+    await (await lab.stranger())("GET", "/v1/capsules/stats", 200)
