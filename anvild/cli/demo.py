@@ -25,6 +25,9 @@ from rich.table import Table
 READY_SECONDS = 60
 STOP_SECONDS = 60
 
+WRITE = "print(6 * 7, file=open('/home/answer', 'w'))"
+READ = "print('6 x 7 =', open('/home/answer').read().strip())"
+
 console = Console(highlight=False)
 
 
@@ -79,6 +82,8 @@ def _demo(directory: Path) -> int:
             rows.append(_phone(directory, environ))
         else:
             console.print("[yellow]A simulated phone needs the packages adb, bubblewrap and busybox-static.[/]")
+        steps = _fork("minimal" if driver == "microvm" else "host", environ)
+    _show_steps(steps)
     table = Table(title="anvild demo")
     for column in ("pipeline", "driver", "run", "verdict", "took"):
         table.add_column(column, no_wrap=True)
@@ -113,6 +118,42 @@ def _phone(directory: Path, environ: dict[str, str]) -> tuple[str, ...]:
         raise DemoFailed(f"the phone's run ended with {status}, {failures} failures and {len(pictures)} screenshots")
     console.print(f"JUnit: {junit}. Screenshot: {pictures[0]}.", soft_wrap=True)
     return (run["pipeline"], "android", run["id"][-12:], f"{run['status']}, as it should", f"{took:.1f} s")
+
+
+def _fork(template: str, environ: dict[str, str]) -> list[tuple[str, float]]:
+    """Make a capsule, teach it something, and fork it: the copy goes on where the first one was. Returns what took how
+    many seconds; each step is a command, whose own start is about a third of a second of it."""
+    _step("forking a capsule: the copy goes on where the first one was, with its memory where the driver can")
+    steps: list[tuple[str, float]] = []
+
+    def anvil(what: str, *words: str) -> str:
+        began = time.monotonic()
+        printed = _output([_program("anvil"), "capsule", *words], environ).strip()
+        steps.append((what, time.monotonic() - began))
+        return printed
+
+    name = f"demo-{secrets.token_hex(4)}"
+    first = anvil(f"create a capsule from {template}", "create", template)
+    anvil("write a file in it with Python", "exec", first, "--", "python3", "-c", WRITE)
+    anvil("take a template of it while it runs", "snapshot", first, name)
+    copy = anvil("create a copy from that template", "create", name)
+    found = anvil("read the file in the copy with Python", "exec", copy, "--", "python3", "-c", READ)
+    for capsule in (first, copy):
+        anvil("destroy one of them", "destroy", capsule)
+    anvil("remove the template", "remove-template", name)
+    if found != "6 x 7 = 42":
+        raise DemoFailed(f"the forked capsule said {found!r}")
+    console.print(f"  the copy says: {found}")
+    return steps
+
+
+def _show_steps(steps: list[tuple[str, float]]) -> None:
+    table = Table(title="a capsule and its fork")
+    table.add_column("step")
+    table.add_column("took", justify="right")
+    for what, seconds in steps:
+        table.add_row(what, f"{seconds:.2f} s")
+    console.print(table)
 
 
 def _step(text: str) -> None:

@@ -43,6 +43,7 @@ def test_without_a_hypervisor_a_sandbox_carries_the_guest(tmp_path: Path, path_w
     assert done.returncode == 0, done.stdout + done.stderr
     assert "the guest is a namespace sandbox" in done.stdout
     assert "12 of 12 steps passed" in done.stdout
+    assert "the copy says: 6 x 7 = 42" in done.stdout
     assert "stopped cleanly" in done.stdout
     reports = [path.read_text() for path in (tmp_path / "demo" / "artifacts").rglob("report.html")]
     assert any("smoke: passed" in report for report in reports)
@@ -57,6 +58,7 @@ def test_with_a_hypervisor_a_real_guest_boots(tmp_path: Path, guest_daemon_facto
     done = demo(tmp_path / "demo")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "12 of 12 steps passed" in done.stdout
+    assert "the copy says: 6 x 7 = 42" in done.stdout
     assert "microvm" in done.stdout
 
 
