@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
-from sqlalchemy import Connection, bindparam, select, update
+from sqlalchemy import Connection, bindparam, func, select, update
 
 from anvild.core.errors import Conflict, InvalidRequest
 from anvild.core.ids import new_id
@@ -23,6 +23,10 @@ from .waiting import why_waiting
 __all__ = ["Runs"]
 
 Change = Callable[[Connection, str, Actor], None]
+Also = Callable[[Connection, str], None]
+"""What else a transaction does about a run, by its id."""
+
+_ACTIVE = (RunState.QUEUED, RunState.RUNNING, RunState.PAUSED)
 
 _newest = (
     select_runs().where(runs.c.team_id == bindparam("team_id")).order_by(runs.c.number.desc()).limit(bindparam("limit"))
@@ -49,13 +53,13 @@ class Runs:
         self._workloads = workloads
         self._default_deadline = default_deadline
 
-    async def submit(self, request: RunRequest, by: Actor = journal.SYSTEM) -> Run:
-        """Add a run and return it, queued (or as a draft).
+    async def submit(self, request: RunRequest, by: Actor = journal.SYSTEM, *, also: Also | None = None) -> Run:
+        """Add a run and return it, queued (or as a draft). ``also`` runs in the same transaction.
 
         Raises InvalidRequest for a kind that nobody executes and for limits out of range, NotFound when the team
         cannot see the requested device.
         """
-        return await self._insert(request, by, retry_of=None)
+        return await self._insert(request, by, retry_of=None, also=also)
 
     async def get(self, run_id: str) -> Run:
         """Return a run. Raises NotFound."""
@@ -116,10 +120,29 @@ class Runs:
         """Put a draft into the queue. Raises Conflict when it is no draft."""
         return await self._change(run_id, by, _start)
 
-    async def cancel(self, run_id: str, by: Actor = journal.SYSTEM, *, reason: str | None = None) -> Run:
+    async def admit(self, kind: str, at_once: int) -> int:
+        """Put the oldest drafts of a kind into the queue, as long as fewer than ``at_once`` of its runs are queued or
+        at work. Returns how many that were."""
+
+        def job(conn: Connection) -> int:
+            of_kind = runs.c.kind == kind
+            count = select(func.count()).select_from(runs).where(of_kind, runs.c.state.in_(_ACTIVE))
+            room = max(0, at_once - conn.execute(count).scalar_one())
+            query = select(runs.c.id).where(of_kind, runs.c.state == RunState.DRAFT).order_by(runs.c.number)
+            drafts = conn.scalars(query.limit(room)).all()
+            for run_id in drafts:
+                _start(conn, run_id, journal.SYSTEM)
+            return len(drafts)
+
+        return await self._store.write(job)
+
+    async def cancel(
+        self, run_id: str, by: Actor = journal.SYSTEM, *, reason: str | None = None, also: Also | None = None
+    ) -> Run:
         """End a run that has not ended. Its work is stopped and its device cleaned behind the answer.
 
-        Cancelling a cancelled run is fine; Conflict is raised for one that has passed or failed.
+        Cancelling a cancelled run is fine; Conflict is raised for one that has passed or failed. ``also`` runs in the
+        transaction that cancels it.
         """
 
         def change(conn: Connection, run_id: str, by: Actor) -> None:
@@ -136,6 +159,8 @@ class Runs:
                     reason_code="cancelled",
                     reason=text,
                 )
+                if also is not None:
+                    also(conn, run_id)
 
         return await self._change(run_id, by, change)
 
@@ -184,7 +209,7 @@ class Runs:
 
         return await self._store.read(job)
 
-    async def _insert(self, request: RunRequest, by: Actor, *, retry_of: str | None) -> Run:
+    async def _insert(self, request: RunRequest, by: Actor, *, retry_of: str | None, also: Also | None = None) -> Run:
         if request.kind not in self._workloads:
             raise InvalidRequest(f"nothing here executes runs of the kind {request.kind!r}")
         if request.max_attempts < 1 or (request.deadline is not None and not request.deadline > 0):
@@ -196,7 +221,10 @@ class Runs:
         def job(conn: Connection) -> Run:
             if request.device_id is not None:
                 _check_device(conn, request.device_id, request.team_id)
-            return journal.insert_run(conn, run_id, request, by, retry_of=retry_of)
+            run = journal.insert_run(conn, run_id, request, by, retry_of=retry_of)
+            if also is not None:
+                also(conn, run_id)
+            return run
 
         return await self._store.write(job)
 

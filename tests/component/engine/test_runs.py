@@ -345,3 +345,21 @@ async def test_lists_are_paged_and_of_one_team(lab: Lab, start_engine: StartEngi
     assert await runs.by_number(mine[2].number) == mine[2]
     await runs.cancel(mine[0].id)
     assert [run.id for run in await runs.list(TEAM, state=RunState.CANCELLED)] == [mine[0].id]
+
+
+async def test_so_many_of_a_kind_are_admitted_at_once_oldest_first(lab: Lab, start_engine: StartEngine) -> None:
+    runs = (await start_engine()).engine.runs
+    drafts = [await runs.submit(asks("noop", draft=True)) for _ in range(4)]
+
+    async def states() -> list[str]:
+        return [str((await runs.get(draft.id)).state) for draft in drafts]
+
+    assert [await runs.admit("noop", 2), await runs.admit("noop", 2)] == [2, 0]
+    assert await states() == ["queued", "queued", "draft", "draft"]
+    told: list[str] = []
+    for _ in range(2):
+        await runs.cancel(drafts[0].id, also=lambda _, run_id: told.append(run_id))
+    assert told == [drafts[0].id], "what goes with the cancellation is done with it alone"
+    assert await runs.admit("noop", 2) == 1
+    assert await states() == ["cancelled", "queued", "queued", "draft"]
+    assert await runs.admit("told", 2) == 0
