@@ -7,8 +7,7 @@ from datetime import datetime
 from functools import partial
 from typing import Any
 
-import msgspec
-from sqlalchemy import Connection, Row, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Row, insert, select, true, update
 
 from anvild.core.clock import utcnow
 from anvild.core.engine import Actor
@@ -19,29 +18,27 @@ from anvild.core.store import Store
 from anvild.sdk import NotFound
 
 from .errors import InvalidState
-from .metrics import Point
-from .tables import capsules
-from .values import ALIVE, Capsule, Status
+from .metrics import keep_coarse
+from .tables import alive, capsules
+from .values import ALIVE, ENDS, Capsule, Status
 
 __all__ = ["SYSTEM", "Book", "add"]
 
 SYSTEM = Actor()
 
-Rows = tuple[tuple[Point, ...], ...]
-
 _all = select(*(capsules.c[name] for name in Capsule.__struct_fields__))
-"""A capsule without its metrics, which are long."""
 
 
 class Book:
-    """The capsules of all teams. A capsule of another team looks missing."""
+    """The capsules of all teams. A capsule of another team looks missing. Where a team is None, those of all are
+    meant."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    async def get(self, capsule_id: str, team_id: str) -> Capsule:
+    async def get(self, capsule_id: str, team_id: str | None) -> Capsule:
         """Return a capsule of a team. Raises NotFound."""
-        query = _all.where(capsules.c.id == capsule_id, capsules.c.team_id == team_id)
+        query = _all.where(capsules.c.id == capsule_id, _of(team_id))
         row = await self._store.read(lambda conn: conn.execute(query).one_or_none())
         if row is None:
             raise NotFound("there is no such capsule")
@@ -49,19 +46,24 @@ class Book:
 
     async def alive(self) -> list[Capsule]:
         """Return the capsules of all teams that there are, or may be."""
-        query = _all.where(capsules.c.status.in_(ALIVE)).order_by(capsules.c.id)
+        query = _all.where(alive, capsules.c.status.in_(ALIVE)).order_by(capsules.c.id)
         return await fetch(self._store, lambda conn: [_capsule(row) for row in conn.execute(query)])
 
-    async def list(self, team_id: str) -> list[Capsule]:
+    async def list(self, team_id: str | None) -> list[Capsule]:
         """Return the capsules of a team that have not ended, newest first."""
-        where = (capsules.c.team_id == team_id, capsules.c.status.not_in(["stopped", "error"]))
+        where = (_of(team_id), alive)
         query = _all.where(*where).order_by(capsules.c.id.desc())
+        return await self._store.read(lambda conn: [_capsule(row) for row in conn.execute(query)])
+
+    async def on(self, drivers: Collection[str], states: Collection[Status]) -> Sequence[Capsule]:
+        """Return the capsules of all teams that these drivers have, and that are in one of the states."""
+        query = _all.where(capsules.c.driver.in_(drivers), capsules.c.status.in_(states)).order_by(capsules.c.id)
         return await self._store.read(lambda conn: [_capsule(row) for row in conn.execute(query)])
 
     async def orphans(self) -> Sequence[Capsule]:
         """Return the capsules that there are, or may be, of teams that have been deleted."""
         query = _all.join(teams, teams.c.id == capsules.c.team_id).where(
-            capsules.c.status.in_(ALIVE), teams.c.deleted_at.is_not(None)
+            alive, capsules.c.status.in_(ALIVE), teams.c.deleted_at.is_not(None)
         )
         return await fetch(self._store, lambda conn: [_capsule(row) for row in conn.execute(query)])
 
@@ -99,12 +101,6 @@ class Book:
 
         return await persist(self._store, job)
 
-    async def metrics(self, capsule_id: str) -> Sequence[Sequence[Point]] | None:
-        """Return what was written of a capsule's metrics when it was last paused."""
-        query = select(capsules.c.metrics).where(capsules.c.id == capsule_id)
-        kept = await self._store.read(lambda conn: conn.execute(query).scalar_one_or_none())
-        return None if kept is None else msgspec.convert(kept, Rows)
-
     async def note_use(self, capsule_id: str, at: datetime) -> None:
         """Write when a capsule was last used."""
         change = update(capsules).where(capsules.c.id == capsule_id).values(last_active_at=at)
@@ -133,6 +129,8 @@ def _move(
     change = update(capsules).where(capsules.c.id == capsule_id, capsules.c.status == row.status)
     conn.execute(change.values(status=to, reason=reason, updated_at=utcnow(), **values))
     moved = _capsule(conn.execute(_all.where(capsules.c.id == capsule_id)).one())
+    if to in ENDS:
+        keep_coarse(conn, capsule_id)
     if row.status != to:
         _changed(conn, moved, row.status)
     return moved
@@ -164,6 +162,10 @@ def _tell(conn: Connection, capsule: Capsule, action: str, *, by: Actor, reason:
         ip=by.ip,
         user_agent=by.user_agent,
     )
+
+
+def _of(team_id: str | None) -> ColumnElement[bool]:
+    return true() if team_id is None else capsules.c.team_id == team_id
 
 
 def _capsule(row: Row[Any]) -> Capsule:

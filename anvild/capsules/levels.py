@@ -28,7 +28,7 @@ from sqlalchemy import (
 
 from anvild.core.identity.tables import teams
 
-from .tables import capsules, levels, watch
+from .tables import alive, capsules, levels, watch
 
 __all__ = ["STEP_SECONDS", "Level", "current", "later", "sample", "seen_until"]
 
@@ -56,7 +56,7 @@ _levels = (
     _sum(case((_runs, capsules.c.vcpus), else_=0)).label("vcpus"),
     _sum(_memory).label("memory_mb"),
 )
-_there = capsules.c.status.in_(["running", "starting", "paused"])
+_there = and_(alive, capsules.c.status.in_(["running", "starting", "paused"]))
 
 _of_all: Select[Any] = (
     select(teams.c.id.label("team_id"), *_levels)

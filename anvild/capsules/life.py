@@ -38,7 +38,7 @@ from .book import SYSTEM, Book, add
 from .errors import InvalidState
 from .ids import to_wire
 from .live import Live
-from .metrics import Point, Rings
+from .metrics import Metrics, Point, once_a_second
 from .templates import MEGABYTE, Templates
 from .values import ALIVE, Capsule, Order, Template
 
@@ -56,16 +56,18 @@ log = get_logger(__name__)
 
 
 class Capsules:
-    """The capsules of this daemon. Whether somebody may is the caller's question; another team's look missing.
+    """The capsules of this daemon. Whether somebody may is the caller's question; another team's look missing. Where a
+    team is None, the capsules of all are meant.
 
     :meth:`run` must be running for anything but looking.
     """
 
-    def __init__(self, engine: Engine, events: EventLog, book: Book, templates: Templates) -> None:
+    def __init__(self, engine: Engine, events: EventLog, book: Book, templates: Templates, metrics: Metrics) -> None:
         self._engine = engine
         self._events = events
         self._book = book
         self._templates = templates
+        self._metrics = metrics
         self._nursery: trio.Nursery | None = None
         self._live: dict[str, Live] = {}
         self._leases: dict[str, str] = {}
@@ -101,6 +103,7 @@ class Capsules:
         capsule_id = new_id()
         now = utcnow()
         request = _request(capsule_id, template, order)
+        holder = msgspec.structs.replace(by, team_id=team_id)
         made: list[Capsule] = []
 
         def enter(conn: Connection, lease: LeaseInfo) -> None:
@@ -126,7 +129,7 @@ class Capsules:
 
         try:
             holding = await self._engine.leases.begin(
-                template.driver, request, by, duration=math.inf, identity=capsule_id, also=enter
+                template.driver, request, holder, duration=math.inf, identity=capsule_id, also=enter
             )
         except Conflict as error:
             raise Unavailable(error.message) from None
@@ -135,15 +138,15 @@ class Capsules:
         nursery.start_soon(self._finish_making, capsule, holding, by)
         return capsule
 
-    async def list(self, team_id: str) -> Sequence[Capsule]:
+    async def list(self, team_id: str | None) -> Sequence[Capsule]:
         """Return the capsules of a team that have not ended, newest first."""
         return [self._as_used(capsule) for capsule in await self._book.list(team_id)]
 
-    async def get(self, team_id: str, capsule_id: str) -> Capsule:
+    async def get(self, team_id: str | None, capsule_id: str) -> Capsule:
         """Return a capsule of a team, ended or not. Raises NotFound."""
         return self._as_used(await self._book.get(capsule_id, team_id))
 
-    async def destroy(self, team_id: str, capsule_id: str, by: Actor) -> None:
+    async def destroy(self, team_id: str | None, capsule_id: str, by: Actor) -> None:
         """Begin to end a capsule, whatever its state. One that is ending or has ended is no error. Raises NotFound."""
         nursery = self._running()
         capsule = await self._book.get(capsule_id, team_id)
@@ -157,8 +160,8 @@ class Capsules:
         capsule = await self._book.get(capsule_id, team_id)
         self._check_pausable(capsule.driver)
         capsule = await self._book.begin(capsule, ["running"], "pausing")
-        live = self._close(capsule.id)
-        nursery.start_soon(self._suspend, capsule, by, reason, live.rings if live is not None else Rings())
+        self._close(capsule.id)
+        nursery.start_soon(self._suspend, capsule, by, reason)
         return self._as_used(capsule)
 
     async def resume(self, team_id: str, capsule_id: str, by: Actor) -> Capsule:
@@ -175,19 +178,17 @@ class Capsules:
         live.touch()
         await self._note_use(capsule_id, live)
 
-    async def metrics(self, team_id: str, capsule_id: str) -> tuple[Capsule, Sequence[Sequence[Point]]]:
+    async def metrics(self, team_id: str | None, capsule_id: str) -> tuple[Capsule, Sequence[Sequence[Point]]]:
         """Return the metrics of a capsule that runs or is paused, with it. Raises NotFound."""
         capsule = await self._book.get(capsule_id, team_id)
-        live = self._live.get(capsule_id)
-        if live is not None and capsule.status == "running":
-            return capsule, live.rings.points
-        kept = await self._book.metrics(capsule_id) if capsule.status == "paused" else None
-        if kept is None:
-            raise NotFound(f"the capsule is {capsule.status}, and has no metrics")
-        return capsule, kept
+        if capsule.status == "running":
+            return capsule, await self._metrics.of(capsule_id)
+        if capsule.status == "paused":
+            return capsule, [once_a_second(points) for points in await self._metrics.of(capsule_id)]
+        raise NotFound(f"the capsule is {capsule.status}, and has no metrics")
 
     @asynccontextmanager
-    async def use(self, team_id: str, capsule_id: str, *, busy: bool = True) -> AsyncIterator[Session]:
+    async def use(self, team_id: str | None, capsule_id: str, *, busy: bool = True) -> AsyncIterator[Session]:
         """A session on a running capsule, which counts as being used: while the block runs, or (not ``busy``) once.
 
         Raises NotFound, InvalidState, and what the driver says.
@@ -228,10 +229,10 @@ class Capsules:
             capsule.id, [capsule.status], "running", action=action, by=by, last_active_at=now, **values
         )
         if moved is not None:
-            kept = await self._book.metrics(capsule.id) if action == "resume" else None
-            self._go_live(moved, Rings() if kept is None else Rings(kept))
+            self._go_live(moved)
 
-    async def _suspend(self, capsule: Capsule, by: Actor, reason: str | None, rings: Rings) -> None:
+    async def _suspend(self, capsule: Capsule, by: Actor, reason: str | None) -> None:
+        await self._metrics.end(capsule.id)
         try:
             await self._engine.leases.suspend(capsule.lease_id)
         except AnvilError as error:
@@ -239,11 +240,9 @@ class Capsules:
                 capsule.id, ["pausing"], "running", action="pause", by=by, reason=error.message, failed=True
             )
             if moved is not None:
-                self._go_live(moved, rings)
+                self._go_live(moved)
         else:
-            await self._book.settle(
-                capsule.id, ["pausing"], "paused", action="pause", by=by, reason=reason, metrics=rings.points
-            )
+            await self._book.settle(capsule.id, ["pausing"], "paused", action="pause", by=by, reason=reason)
 
     async def _resume(self, capsule: Capsule, by: Actor) -> None:
         try:
@@ -257,6 +256,7 @@ class Capsules:
 
     async def _end(self, capsule: Capsule, by: Actor) -> None:
         self._close(capsule.id)
+        await self._metrics.end(capsule.id)
         await self._engine.leases.settled(capsule.device_id)
         with suppress(NotFound):  # its lease has ended already
             await self._engine.leases.release(capsule.lease_id)
@@ -321,6 +321,7 @@ class Capsules:
     async def _lost(self, capsule_id: str, reason: str) -> None:
         """End what has gone by itself. What is being made or ended tells of that itself."""
         self._close(capsule_id)
+        await self._metrics.end(capsule_id)
         where = [state for state in ALIVE if state not in ("starting", "stopping")]
         await self._book.settle(capsule_id, where, "error", action="destroy", reason=reason, failed=True)
 
@@ -337,28 +338,25 @@ class Capsules:
                 f"the driver {driver!r} cannot put capsules aside on disk, so they cannot be paused"
             )
 
-    async def _live_of(self, team_id: str, capsule_id: str) -> Live:
+    async def _live_of(self, team_id: str | None, capsule_id: str) -> Live:
         self._running()
         capsule = await self._book.get(capsule_id, team_id)
         if capsule.status != "running":
             raise InvalidState(f"the capsule is {capsule.status}; this needs one that is running")
         return self._go_live(capsule)
 
-    def _go_live(self, capsule: Capsule, rings: Rings | None = None) -> Live:
+    def _go_live(self, capsule: Capsule) -> Live:
         live = self._live.get(capsule.id)
         if live is None:
             nursery = self._running()
             idle = partial(nursery.start_soon, self._pause_idle, capsule)
-            live = self._live[capsule.id] = Live(capsule, self._engine.leases, nursery, idle)
-        if rings is not None:
-            live.rings = rings
+            live = self._live[capsule.id] = Live(capsule, self._engine.leases, self._metrics, nursery, idle)
         return live
 
-    def _close(self, capsule_id: str) -> Live | None:
+    def _close(self, capsule_id: str) -> None:
         live = self._live.pop(capsule_id, None)
         if live is not None:
             live.close()
-        return live
 
     def _as_used(self, capsule: Capsule) -> Capsule:
         """Return a capsule with the moment of its last use, which is written later."""

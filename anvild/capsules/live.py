@@ -12,7 +12,7 @@ from anvild.core.clock import utcnow
 from anvild.core.engine import Actor, Leases
 from anvild.sdk import AnvilError, CapabilityMissing, DeviceLost, Measure, Session, WrongState
 
-from .metrics import SAMPLE_SECONDS, Rings
+from .metrics import SAMPLE_SECONDS, Metrics
 from .values import Capsule
 
 __all__ = ["Live"]
@@ -26,11 +26,14 @@ class Live:
     ``idle`` is called when nobody has used the capsule for as long as its ``timeout_sec``.
     """
 
-    def __init__(self, capsule: Capsule, leases: Leases, nursery: trio.Nursery, idle: Callable[[], None]) -> None:
+    def __init__(
+        self, capsule: Capsule, leases: Leases, metrics: Metrics, nursery: trio.Nursery, idle: Callable[[], None]
+    ) -> None:
         self.last_active_at: datetime | None = capsule.last_active_at
         self.noted_at: datetime | None = None
         self._capsule = capsule
         self._leases = leases
+        self._metrics = metrics
         self._nursery = nursery
         self._idle = idle
         self._opening = trio.Lock()
@@ -41,7 +44,6 @@ class Live:
         self._free = trio.Event()
         self._idling = trio.CancelScope()
         self._measuring = trio.CancelScope()
-        self.rings = Rings()
         self._used = trio.current_time()
         nursery.start_soon(self._measure)
         if capsule.timeout_sec:
@@ -106,10 +108,11 @@ class Live:
     async def _measure(self) -> None:
         """Take samples as long as the capsule runs here. What is not to be had now may be later."""
         with self._measuring:
+            rings = await self._metrics.begin(self._capsule.id)
             while True:
                 try:
                     sample = await (await self.session()).require(Measure).sample()
-                    self.rings.add(sample, self._capsule.vcpus)
+                    rings.add(sample, self._capsule.vcpus)
                 except CapabilityMissing:
                     return
                 except AnvilError:

@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Boolean, Column, Date, Index, Integer, Table, Text, text
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    ColumnElement,
+    Date,
+    Identity,
+    Index,
+    Integer,
+    LargeBinary,
+    Table,
+    Text,
+    literal_column,
+    text,
+)
 
 from anvild.core.store import Id, Json, Timestamp, metadata
 
-__all__ = ["capsules", "levels", "templates", "usage", "watch"]
+__all__ = ["alive", "capsules", "ended", "levels", "metrics", "templates", "usage", "watch"]
 
 capsules = Table(
     "capsules",
@@ -27,8 +41,6 @@ capsules = Table(
     Column("disk_size_mb", Integer),
     Column("timeout_sec", Integer, nullable=False),
     Column("metadata", Json),
-    # What it used before it was paused: the rings of its metrics.
-    Column("metrics", Json),
     Column("created_at", Timestamp, nullable=False),
     Column("started_at", Timestamp),
     Column("last_active_at", Timestamp),
@@ -40,6 +52,29 @@ capsules = Table(
         sqlite_where=text("status NOT IN ('stopped', 'error')"),
         postgresql_where=text("status NOT IN ('stopped', 'error')"),
     ),
+    Index(
+        "ix_capsules_ended",
+        "updated_at",
+        sqlite_where=text("status IN ('stopped', 'error')"),
+        postgresql_where=text("status IN ('stopped', 'error')"),
+    ),
+)
+
+alive: ColumnElement[bool] = literal_column("(capsules.status NOT IN ('stopped', 'error'))", Boolean)
+ended: ColumnElement[bool] = literal_column("(capsules.status IN ('stopped', 'error'))", Boolean)
+"""The conditions of the two indexes, spelt as literals: with parameters neither database would use the indexes."""
+
+metrics = Table(
+    "capsule_metrics",
+    metadata,
+    # The points of a capsule's metrics, in the order of their writing: those of a ring that were new then.
+    Column("id", BigInteger().with_variant(Integer(), "sqlite"), Identity(), primary_key=True),
+    Column("capsule_id", Id, nullable=False),
+    Column("ring", Integer, nullable=False),
+    # The time of the last one.
+    Column("at", Timestamp, nullable=False),
+    Column("points", LargeBinary, nullable=False),
+    Index("ix_capsule_metrics_capsule_id", "capsule_id", "ring", "at"),
 )
 
 templates = Table(

@@ -8,7 +8,7 @@ from typing import Literal
 
 import msgspec
 
-__all__ = ["ALIVE", "PLATFORM", "Capsule", "Order", "Status", "Template"]
+__all__ = ["ALIVE", "ENDS", "PLATFORM", "Capsule", "Order", "Status", "Template"]
 
 Status = Literal[
     "pending",
@@ -30,6 +30,8 @@ PLATFORM = "00000000-0000-0000-0000-000000000000"
 
 ALIVE: tuple[Status, ...] = ("starting", "running", "pausing", "paused", "resuming", "stopping", "missing")
 """The states of a capsule that there is, or may be."""
+
+ENDS: tuple[Status, ...] = ("stopped", "error")
 
 
 class Capsule(msgspec.Struct, frozen=True, kw_only=True):

@@ -8,23 +8,30 @@ import trio
 
 from anvild.core.engine import Engine
 from anvild.core.events import EventLog
+from anvild.core.hosts import Hosts
+from anvild.core.identity import Identity
 from anvild.core.store import Store
 from anvild.sdk import Services
 from anvild.web.api import Api
 
 from ..book import Book
+from ..hosts import HostDesk
 from ..life import Capsules
+from ..metrics import Metrics
 from ..snapshots import Snapshots
 from ..stats import Stats
 from ..templates import Templates
-from .capsules import add_capsules
+from .admin.templates import add_all_templates
+from .capsules import add_capsules, add_states
 from .events import add_events
 from .exec import add_exec
 from .figures import add_figures
 from .files import add_files
+from .hosts import add_host_side, add_hosts
 from .metrics import add_metrics
 from .pty import add_pty
 from .snapshots import add_snapshots
+from .views import View
 
 __all__ = ["add_machines"]
 
@@ -33,16 +40,23 @@ def add_machines(api: Api, services: Services) -> Callable[[], Awaitable[None]]:
     """Add all operations on capsules, and return what must run behind them."""
     engine, store, log = services.get(Engine), services.get(Store), services.get(EventLog)
     templates = Templates(engine, store)
-    capsules = Capsules(engine, log, Book(store), templates)
+    book, hosts = Book(store), services.get(Hosts)
+    metrics = Metrics(store)
+    capsules = Capsules(engine, log, book, templates, metrics)
     stats = Stats(store)
     snapshots = Snapshots(engine, store, capsules, templates)
-    add_capsules(api, capsules)
-    add_exec(api, capsules)
-    add_files(api, capsules)
-    add_pty(api, capsules)
-    add_metrics(api, capsules)
+    for view in (View(api), View(api, platform=True)):
+        add_capsules(view, capsules)
+        add_exec(view, capsules)
+        add_files(view, capsules)
+        add_pty(view, capsules)
+        add_metrics(view, capsules)
+    add_states(api, capsules)
     add_figures(api, stats)
     add_snapshots(api, snapshots, templates)
+    add_all_templates(api, snapshots, templates)
+    add_hosts(api, HostDesk(hosts, services.get(Identity), engine, book, capsules), hosts)
+    add_host_side(api, hosts)
     add_events(api, log)
 
     async def run() -> None:
@@ -50,5 +64,6 @@ def add_machines(api: Api, services: Services) -> Callable[[], Awaitable[None]]:
             nursery.start_soon(capsules.run)
             nursery.start_soon(snapshots.run)
             nursery.start_soon(stats.run)
+            nursery.start_soon(metrics.run)
 
     return run

@@ -11,6 +11,7 @@ from trio.testing import MockClock
 from anvild.capsules.book import Book
 from anvild.capsules.errors import InvalidState
 from anvild.capsules.life import Capsules
+from anvild.capsules.metrics import Metrics
 from anvild.capsules.templates import Templates
 from anvild.capsules.values import Order
 from anvild.core.events import EventFilter
@@ -37,7 +38,8 @@ async def start(nursery: trio.Nursery) -> AsyncIterator[Start]:
         scope.cancel()
         mine = scope = trio.CancelScope()
         templates = Templates(running.engine, running.store)
-        capsules = Capsules(running.engine, running.events, Book(running.store), templates)
+        metrics = Metrics(running.store)
+        capsules = Capsules(running.engine, running.events, Book(running.store), templates, metrics)
 
         async def until_the_end() -> None:
             with mine:

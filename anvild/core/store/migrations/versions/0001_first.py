@@ -48,6 +48,18 @@ def upgrade() -> None:
         postgresql_where=sa.text("until IS NULL"),
     )
     op.create_table(
+        "capsule_metrics",
+        sa.Column(
+            "id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), sa.Identity(always=False), nullable=False
+        ),
+        sa.Column("capsule_id", columns.Id(), nullable=False),
+        sa.Column("ring", sa.Integer(), nullable=False),
+        sa.Column("at", columns.Timestamp(), nullable=False),
+        sa.Column("points", sa.LargeBinary(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_capsule_metrics")),
+    )
+    op.create_index("ix_capsule_metrics_capsule_id", "capsule_metrics", ["capsule_id", "ring", "at"], unique=False)
+    op.create_table(
         "capsule_templates",
         sa.Column("id", columns.Id(), nullable=False),
         sa.Column("team_id", columns.Id(), nullable=False),
@@ -107,7 +119,6 @@ def upgrade() -> None:
         sa.Column("disk_size_mb", sa.Integer(), nullable=True),
         sa.Column("timeout_sec", sa.Integer(), nullable=False),
         sa.Column("metadata", columns.Json(), nullable=True),
-        sa.Column("metrics", columns.Json(), nullable=True),
         sa.Column("created_at", columns.Timestamp(), nullable=False),
         sa.Column("started_at", columns.Timestamp(), nullable=True),
         sa.Column("last_active_at", columns.Timestamp(), nullable=True),
@@ -123,6 +134,29 @@ def upgrade() -> None:
         postgresql_where=sa.text("status NOT IN ('stopped', 'error')"),
     )
     op.create_index(op.f("ix_capsules_device_id"), "capsules", ["device_id"], unique=False)
+    op.create_index(
+        "ix_capsules_ended",
+        "capsules",
+        ["updated_at"],
+        unique=False,
+        sqlite_where=sa.text("status IN ('stopped', 'error')"),
+        postgresql_where=sa.text("status IN ('stopped', 'error')"),
+    )
+    op.create_table(
+        "channels",
+        sa.Column("id", columns.Id(), nullable=False),
+        sa.Column("team_id", columns.Id(), nullable=False),
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("provider", sa.Text(), nullable=False),
+        sa.Column("config", sa.Text(), nullable=False),
+        sa.Column("kinds", columns.Json(), nullable=False),
+        sa.Column("position", sa.BigInteger(), nullable=False),
+        sa.Column("created_by", sa.Text(), nullable=False),
+        sa.Column("created_at", columns.Timestamp(), nullable=False),
+        sa.Column("updated_at", columns.Timestamp(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_channels")),
+    )
+    op.create_index(op.f("ix_channels_team_id_name"), "channels", ["team_id", "name"], unique=True)
     op.create_table(
         "devices",
         sa.Column("id", columns.Id(), nullable=False),
@@ -215,7 +249,7 @@ def upgrade() -> None:
         sa.Column("provider", sa.String(length=128), nullable=True),
         sa.Column("availability_zone", sa.String(length=128), nullable=True),
         sa.Column("arch", sa.String(length=64), nullable=True),
-        sa.Column("cpu_cores", sa.Integer(), nullable=True),
+        sa.Column("cpu_cores", sa.BigInteger(), nullable=True),
         sa.Column("memory_mb", sa.BigInteger(), nullable=True),
         sa.Column("disk_gb", sa.BigInteger(), nullable=True),
         sa.Column("address", sa.String(length=255), nullable=True),
@@ -376,6 +410,32 @@ def upgrade() -> None:
     )
     op.create_index(op.f("ix_api_keys_created_by"), "api_keys", ["created_by"], unique=False)
     op.create_index("ix_api_keys_team_id_created_at", "api_keys", ["team_id", "created_at"], unique=False)
+    op.create_table(
+        "channel_letters",
+        sa.Column("id", columns.Id(), nullable=False),
+        sa.Column("channel_id", columns.Id(), nullable=False),
+        sa.Column("event_id", sa.BigInteger(), nullable=False),
+        sa.Column("event", columns.Json(), nullable=False),
+        sa.Column("state", sa.Text(), nullable=False),
+        sa.Column("attempts", sa.Integer(), nullable=False),
+        sa.Column("answer", sa.Text(), nullable=True),
+        sa.Column("taken_at", columns.Timestamp(), nullable=False),
+        sa.Column("tried_at", columns.Timestamp(), nullable=True),
+        sa.Column("due_at", columns.Timestamp(), nullable=False),
+        sa.Column("give_up_at", columns.Timestamp(), nullable=False),
+        sa.Column("sender", sa.Text(), nullable=True),
+        sa.Column("sender_until", columns.Timestamp(), nullable=True),
+        sa.ForeignKeyConstraint(
+            ["channel_id"], ["channels.id"], name=op.f("fk_channel_letters_channel_id"), ondelete="CASCADE"
+        ),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_channel_letters")),
+    )
+    op.create_index(
+        op.f("ix_channel_letters_channel_id_state_event_id"),
+        "channel_letters",
+        ["channel_id", "state", "event_id"],
+        unique=False,
+    )
     op.create_table(
         "findings",
         sa.Column("id", columns.Id(), nullable=False),
