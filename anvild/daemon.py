@@ -31,6 +31,7 @@ from anvild.core.driver_context import (
 from anvild.core.engine import DriverFactory, Engine, InProcess
 from anvild.core.events import EventLog
 from anvild.core.helpers import HelperDriver, Helpers
+from anvild.core.hosts import Hosts
 from anvild.core.identity import Identity, Limits
 from anvild.core.identity.idempotency import Idempotency
 from anvild.core.isolation import OwnProcess
@@ -139,6 +140,7 @@ async def _services(settings: Settings, plugins: Plugins, store: Store) -> Servi
     services.add(Identity, identity)
     services.add(Limits, identity.limits)
     services.add(Idempotency, identity.idempotency)
+    services.add(Hosts, Hosts(store, identity.host_tokens))
     helpers = Helpers()
     services.add(Helpers, helpers)
     engine = Engine(
@@ -222,6 +224,7 @@ async def _running(services: Services, plugins: Plugins, mounts: Sequence[Mount]
         stack.callback(nursery.cancel_scope.cancel)
         stack.callback(events.on_commit(observe))
         nursery.start_soon(services.get(Artifacts).run)
+        nursery.start_soon(services.get(Hosts).run)
         nursery.start_soon(services.get(Metrics).run)
         for mount in mounts:
             if mount.run is not None:

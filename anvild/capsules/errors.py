@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
+
+import msgspec
 
 from anvild.sdk import AnvilError
 from anvild.web.errors import ErrorShape
+from anvild.web.request import Answer
 
 __all__ = [
     "AccountDisabled",
     "AccountNotActivated",
     "Errors",
+    "HostHasCapsules",
     "InvalidState",
     "NameReserved",
     "ProviderNotFound",
@@ -64,6 +68,14 @@ class Errors(ErrorShape):
         reason = error.details.get("reason") if isinstance(error, AnvilError) else None
         return _REASONS.get(reason) or super().status_and_code(error)
 
+    def render(self, error: AnvilError, *, instance: str = "") -> Answer:
+        answer = super().render(error, instance=instance)
+        if isinstance(error, HostHasCapsules):
+            # The contract has the ids inside the error, and the published client looks for them beside it.
+            told = {"code": error.code, "message": error.message, "sandbox_ids": error.capsules}
+            answer.body = msgspec.json.encode({"error": told, "sandbox_ids": error.capsules})
+        return answer
+
 
 class AccountNotActivated(AnvilError):
     """The password is right, but the link in the mail has not been followed yet."""
@@ -93,8 +105,19 @@ class WrongPassword(AnvilError):
     http = 401
 
 
+class HostHasCapsules(AnvilError):
+    """Capsules keep a host from being deleted; ``capsules`` are their ids as the interface shows them."""
+
+    code = "host_has_sandboxes"
+    http = 409
+
+    def __init__(self, message: str, capsules: Sequence[str]) -> None:
+        super().__init__(message)
+        self.capsules = tuple(capsules)
+
+
 class InvalidState(AnvilError):
-    """The capsule is not in the state that the operation needs."""
+    """What the operation is about is not in the state that it needs."""
 
     code = "invalid_state"
     http = 409

@@ -24,6 +24,7 @@ from anvild.core.engine import DriverFactory, Engine, InProcess
 from anvild.core.errors import Conflict
 from anvild.core.events import EventLog
 from anvild.core.helpers import HelperDriver, Helpers
+from anvild.core.hosts import Hosts
 from anvild.core.identity import Bootstrapped, Identity, Limits, Passwords, bootstrap
 from anvild.core.identity.idempotency import Idempotency
 from anvild.core.plugins import Plugins
@@ -109,6 +110,7 @@ async def build(
     services.add(Identity, identity)
     services.add(Limits, identity.limits)
     services.add(Idempotency, identity.idempotency)
+    services.add(Hosts, Hosts(store, identity.host_tokens))
     helpers = Helpers()
     services.add(Helpers, helpers)
     made: dict[str, DriverFactory] = {
@@ -167,6 +169,7 @@ async def served(
             await nursery.start(services.get(EventLog).run)
             await nursery.start(services.get(Identity).run)
             await nursery.start(services.get(Engine).run)
+            nursery.start_soon(services.get(Hosts).run)
             for mount in mounts:
                 if mount.run is not None:
                     nursery.start_soon(mount.run)

@@ -64,6 +64,8 @@ def _frame(event: Event) -> bytes | None:
     if event.subject_type == "capsule":
         told.resource = wire.SSEResource(id=to_wire("cl", event.subject_id), type="sandbox")
         told.sandbox = capsule_shape(msgspec.convert(data["capsule"], Capsule))
+    elif event.subject_type == "host":
+        told.resource = wire.SSEResource(id=to_wire("host", event.subject_id), type="host")
     else:
         told.resource = wire.SSEResource(id=event.subject_id, type=event.subject_type)
     if "outcome" in data:

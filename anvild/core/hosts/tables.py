@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Column, Integer, String, Table, Text
+from sqlalchemy import BigInteger, Column, String, Table, Text
 
 from anvild.core.store import Id, Json, Timestamp, metadata
 
@@ -20,7 +20,7 @@ hosts = Table(
     Column("provider", String(128)),
     Column("availability_zone", String(128)),
     Column("arch", String(64)),
-    Column("cpu_cores", Integer),
+    Column("cpu_cores", BigInteger),
     Column("memory_mb", BigInteger),
     Column("disk_gb", BigInteger),
     Column("address", String(255)),
