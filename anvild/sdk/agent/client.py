@@ -88,6 +88,7 @@ class AgentStream:
         self._end: Message | None = None
         self._error: AnvilError | None = None
         self._closed = False
+        self._no_more = False
         self.input_closed = False
         self.changed = trio.lowlevel.ParkingLot()
 
@@ -117,11 +118,14 @@ class AgentStream:
         return self._end
 
     async def receive(self) -> tuple[Kind, bytes] | None:
-        """Return the next chunk, or None at the end. Giving it away acknowledges the one before."""
+        """Return the next chunk, or None at the end of them. Giving it away acknowledges the one before."""
         self.acknowledge(at_once=not self._inbox)
         while not self._inbox:
             if self.ended:
                 await self.end()
+                return None
+            if self._no_more:
+                await trio.lowlevel.checkpoint()
                 return None
             await self.changed.park()
         kind, data = self._inbox.popleft()
@@ -171,6 +175,8 @@ class AgentStream:
         if self._end is not None:
             raise DriverFault("the guest agent sent more after the end of a verb")
         if kind in (Kind.DATA, Kind.EXTRA):
+            if self._no_more:
+                raise DriverFault("the guest agent sent data after the end of them")
             self._allowance -= len(payload) + FRAME_COST
             if self._allowance < 0:
                 raise DriverFault("the guest agent sent more than it had credit for")
@@ -185,6 +191,8 @@ class AgentStream:
             if self._answer is not None:
                 raise DriverFault("the guest agent answered a verb twice")
             self._answer = unpack_message(payload)
+        elif kind is Kind.EOF:
+            self._no_more = True
         elif kind is Kind.END:
             self._end = unpack_message(payload)
         elif kind is Kind.CONTROL:

@@ -1,4 +1,4 @@
-"""The verbs of exec and files for sessions of devices that have a guest agent."""
+"""The verbs of exec, files and ports for sessions of devices that have a guest agent."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Sequence
 import msgspec
 import trio
 
+from ..apps import Ports
 from ..capabilities import Exec, Files
 from ..driver import Session
 from ..errors import DriverFault, InvalidArgument
 from ..values import Command, DeviceFact, Entry, EntryType, ProcessInfo, check_absolute
 from .client import AgentClient, AgentStream, checked
+from .connection import AgentConnection, open_connection
 from .process import AgentProcess, begin
 from .protocol import Close, Packed
 
@@ -67,8 +69,8 @@ class AgentFile(trio.abc.ReceiveStream):
         await trio.lowlevel.checkpoint()
 
 
-class AgentSession(Session, Exec, Files):
-    """A session whose exec and files are those of a guest agent. A driver adds what else its devices can do.
+class AgentSession(Session, Exec, Files, Ports):
+    """A session whose exec, files and ports are those of a guest agent. A driver adds what else its devices can do.
 
     File names that are no UTF-8 are given as Python gives them: each odd byte as a lone surrogate.
     """
@@ -141,6 +143,9 @@ class AgentSession(Session, Exec, Files):
 
     async def remove(self, path: str) -> None:
         await self.agent.call("remove", path=check_absolute(path))
+
+    async def connect_port(self, port: int) -> AgentConnection:
+        return await open_connection(self.agent, port)
 
     async def _one(self, verb: str, **request: Packed) -> Entry:
         found = await self.agent.collect(verb, _Entry, **request)

@@ -13,6 +13,7 @@ import time
 from .channel import Channel
 from .folders import describe, list_folder, make_folder, remove
 from .machine import facts, memory_info, ping, set_identity
+from .pipes import Accept, Connect, Listener
 from .poll import Poll
 from .process import Process
 from .processes import kill, list_processes
@@ -68,6 +69,7 @@ class Agent:
         self.streams: dict[int, Stream] = {}
         self.children: dict[int, Process] = {}
         self.tags: dict[str, Process] = {}
+        self.listeners: dict[int, Listener] = {}
         self.stalled: set[Process] = set()
         self.ready: collections.deque[Stream] = collections.deque()
         self.defaults: Message = {}
@@ -168,9 +170,19 @@ class Agent:
             return Reader(self, sid, message["path"])
         if verb == "write":
             return Writer(self, sid, message["path"], message["mode"], message.get("user"))
+        if verb == "connect":
+            return Connect(self, sid, message["port"])
+        if verb == "accept":
+            return Accept(self, sid, message["port"])
         if verb in JOBS:
             return Job(self, sid, JOBS[verb](self, message))
         raise Refused("capability_missing", f"the guest agent knows no verb {verb!r}")
+
+    def close_ports(self) -> None:
+        """Let no port lead to the host any more."""
+        for listener in self.listeners.values():
+            listener.close()
+        self.listeners.clear()
 
     # the streams
 

@@ -58,6 +58,8 @@ def set_identity(agent: Agent, message: Message) -> Steps:
     for key in ("environment", "user"):
         if key in message:
             agent.defaults[key] = message[key]
+    if "generation" in message:
+        agent.close_ports()  # they are those of the machine that this is a copy of
     steps: dict[str, Callable[[Any], object]] = {
         "entropy": reseed,
         "time": lambda nanoseconds: time.clock_settime_ns(time.CLOCK_REALTIME, nanoseconds),

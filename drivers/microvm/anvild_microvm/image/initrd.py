@@ -41,6 +41,7 @@ mount -t devtmpfs -o mode=0755,nosuid dev /dev
 mount -t proc -o nosuid,nodev,noexec proc /proc
 mount -t sysfs -o nosuid,nodev,noexec sys /sys
 {load}
+ifconfig lo up
 mount -t ext4 -o rw,noatime /dev/vda /root || {{ echo "init: no root file system on /dev/vda"; poweroff -f; }}
 for place in dev proc sys; do mount --move /$place /root/$place; done
 mkdir -p /root/dev/pts /root/dev/shm
