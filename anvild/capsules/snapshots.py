@@ -1,4 +1,4 @@
-"""Templates that teams make of their capsules, while those go on."""
+"""Templates that are made of capsules, while those go on."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sqlalchemy import Connection, insert, select, update
 from anvild.core.clock import utcnow
 from anvild.core.engine import Actor, Engine
 from anvild.core.engine.persist import fetch
-from anvild.core.errors import FieldProblem, Forbidden, InvalidRequest
+from anvild.core.errors import Conflict, FieldProblem, Forbidden, InvalidRequest
 from anvild.core.events import append
 from anvild.core.ids import new_id
 from anvild.core.logging import get_logger
@@ -22,8 +22,8 @@ from anvild.sdk import Template as Made
 from .errors import NameReserved, TemplateNameTaken
 from .life import Capsules
 from .tables import templates
-from .templates import MEGABYTE, Templates, own_template
-from .values import Capsule, Template
+from .templates import MEGABYTE, REMOVE_SECONDS, Templates, own_template
+from .values import PLATFORM, Capsule, Template
 
 __all__ = ["Snapshots"]
 
@@ -44,7 +44,7 @@ class _Making:
 
 
 class Snapshots:
-    """Makes and removes the templates of teams. :meth:`run` must be running."""
+    """Makes and removes templates, of teams and of the platform. :meth:`run` must be running."""
 
     def __init__(self, engine: Engine, store: Store, capsules: Capsules, seen: Templates) -> None:
         self._engine = engine
@@ -66,10 +66,11 @@ class Snapshots:
                 self._nursery = None
 
     async def create(
-        self, team_id: str, capsule_id: str, name: str | None, by: Actor, *, overwrite: bool = False
+        self, team_id: str | None, capsule_id: str, name: str | None, by: Actor, *, overwrite: bool = False
     ) -> Template:
         """Make a template of a running capsule; ``overwrite`` puts it in the place of one with the same name.
 
+        With ``team_id`` None it is made of a capsule of any team, and is for all of them.
         It is made to its end even when the caller is cancelled. Raises NotFound, InvalidState, InvalidRequest for what
         is no name, NameReserved, TemplateNameTaken, CapabilityMissing, and what the driver says.
         """
@@ -77,15 +78,16 @@ class Snapshots:
         if not _NAME.fullmatch(name):
             expected = "up to 64 letters, digits, dots, underscores and dashes, a letter or digit first"
             raise InvalidRequest("a template cannot be called this", (FieldProblem("body.name", expected),))
+        owner = PLATFORM if team_id is None else team_id
         capsule = await self._capsules.get(team_id, capsule_id)
-        if await self._seen.is_shared(name):
+        if await (self._seen.is_drivers(name) if owner == PLATFORM else self._seen.is_shared(name)):
             raise NameReserved(f"{name!r} is the name of a template that all teams see")
         if not overwrite:
-            await self._store.read(lambda conn: _check_free(conn, team_id, name))
+            await self._store.read(lambda conn: _check_free(conn, owner, name))
         if self._nursery is None:
             raise Unavailable("the daemon is starting or stopping")
         making = _Making()
-        self._nursery.start_soon(self._make, making, capsule, name, by, overwrite)
+        self._nursery.start_soon(self._make, making, capsule, owner, name, by, overwrite)
         await making.over.wait()
         if making.made is None:
             assert making.failed is not None
@@ -112,23 +114,56 @@ class Snapshots:
             raise NotFound(f"there is no template {name!r}")
         await self._seen.discard(found)
 
-    async def _make(self, making: _Making, capsule: Capsule, name: str, by: Actor, overwrite: bool) -> None:
+    async def remove_any(self, name: str, by: Actor, *, team_id: str | None = None) -> None:
+        """Remove a template for the platform: the one that all teams see, else that of the only team that has one.
+
+        ``team_id`` says whose is meant. Raises NotFound, Conflict where several teams have one, and what the driver
+        says of its own: PermissionDenied for one that is built in.
+        """
+
+        def job(conn: Connection) -> Template | None:
+            query = select(templates).where(templates.c.name == name, templates.c.ready.is_(True))
+            if team_id is not None:
+                query = query.where(templates.c.team_id == team_id)
+            rows = conn.execute(query).all()
+            rows = [row for row in rows if row.team_id == PLATFORM] or rows
+            if len(rows) > 1:
+                raise Conflict(f"{len(rows)} teams have a template {name!r}: say whose with ?team_id=")
+            for row in rows:
+                conn.execute(update(templates).where(templates.c.id == row.id).values(ready=False))
+                _tell(conn, "delete", row.team_id, name, by)
+                _tell_removed(conn, name, by)
+            return own_template(rows[0]) if rows else None
+
+        found = await self._store.write(job)
+        if found is not None:
+            await self._seen.discard(found)
+            return
+        own = await self._seen.of_driver(name) if team_id is None else None
+        if own is None:
+            raise NotFound(f"there is no template {name!r}")
+        hosted = self._engine.driver(own.driver)
+        remove = hosted.require(Snapshot).remove_template
+        await hosted.call("remove_template", REMOVE_SECONDS, remove, own.reference)
+        await self._store.write(lambda conn: _tell_removed(conn, name, by))
+
+    async def _make(self, making: _Making, capsule: Capsule, owner: str, name: str, by: Actor, overwrite: bool) -> None:
         try:
             async with self._capsules.use(capsule.team_id, capsule.id):
-                making.made = await self._taken(capsule, name, by, overwrite)
+                making.made = await self._taken(capsule, owner, name, by, overwrite)
         except AnvilError as error:
             making.failed = error
         finally:
             making.over.set()
 
-    async def _taken(self, capsule: Capsule, name: str, by: Actor, overwrite: bool) -> Template:
+    async def _taken(self, capsule: Capsule, owner: str, name: str, by: Actor, overwrite: bool) -> Template:
         """Take the snapshot. Its row is there before it is, so that none is left behind unknown."""
         hosted = self._engine.driver(capsule.driver)
         snapshot = hosted.require(Snapshot).snapshot
         id_ = new_id()
         template = Template(
             name=name,
-            team_id=capsule.team_id,
+            team_id=owner,
             driver=capsule.driver,
             reference=id_,
             memory=False,
@@ -208,12 +243,24 @@ def _finish(
     return own_template(row), replaced
 
 
+def _tell_removed(conn: Connection, name: str, by: Actor) -> None:
+    append(
+        conn,
+        "template.deleted",
+        subject=("template", name),
+        actor=by.actor,
+        audit=True,
+        ip=by.ip,
+        user_agent=by.user_agent,
+    )
+
+
 def _tell(conn: Connection, what: str, team_id: str, name: str, by: Actor) -> None:
     append(
         conn,
         f"template.snapshot.{what}",
         subject=("snapshot", name),
-        team_id=team_id,
+        team_id=None if team_id == PLATFORM else team_id,
         actor=by.actor,
         data={"outcome": "success"},
         audit=True,

@@ -19,7 +19,7 @@ from anvild.sdk import Template as Made
 from .tables import templates
 from .values import PLATFORM, Template
 
-__all__ = ["MEGABYTE", "Templates", "own_template"]
+__all__ = ["MEGABYTE", "REMOVE_SECONDS", "Templates", "own_template"]
 
 MEGABYTE = 2**20
 LISTING_SECONDS = 60.0
@@ -56,10 +56,11 @@ class Templates:
             raise Unavailable(f"{message}; not ready: {', '.join(away)}")
         raise NotFound(message)
 
-    async def list(self, team_id: str) -> list[Template]:
-        """Return what a team sees: its own, newest first, then what all see."""
+    async def list(self, team_id: str | None) -> list[Template]:
+        """Return what a team sees: its own, newest first, then what all see. Those of all teams where that is None."""
         shared, _ = await self._shared()
-        found = [each for owner in dict.fromkeys((team_id, PLATFORM)) for each in await self._own(owner)]
+        owners = (None,) if team_id is None else dict.fromkeys((team_id, PLATFORM))
+        found = [each for owner in owners for each in await self._own(owner)]
         return [*found, *shared]
 
     async def is_shared(self, name: str) -> bool:
@@ -68,8 +69,12 @@ class Templates:
 
     async def is_drivers(self, name: str) -> bool:
         """Say whether a name is that of a driver's own template, which is there without anybody having made it here."""
+        return await self.of_driver(name) is not None
+
+    async def of_driver(self, name: str) -> Template | None:
+        """Return the driver's own template of this name, if there is one."""
         shared, _ = await self._shared()
-        return any(template.name == name for template in shared)
+        return next((template for template in shared if template.name == name), None)
 
     async def discard(self, template: Template) -> None:
         """Remove what the driver has of a template that is seen no more, then its row. What cannot be removed now is
@@ -86,9 +91,10 @@ class Templates:
         gone = delete(templates).where(templates.c.id == template.reference)
         await persist(self._store, lambda conn: conn.execute(gone))
 
-    async def _own(self, team_id: str, name: str | None = None) -> Sequence[Template]:
-        where = (templates.c.team_id == team_id, templates.c.ready.is_(True))
-        query = select(templates).where(*where).order_by(templates.c.id.desc())
+    async def _own(self, team_id: str | None, name: str | None = None) -> Sequence[Template]:
+        query = select(templates).where(templates.c.ready.is_(True)).order_by(templates.c.id.desc())
+        if team_id is not None:
+            query = query.where(templates.c.team_id == team_id)
         if name is not None:
             query = query.where(templates.c.name == name)
         return await self._store.read(lambda conn: [own_template(row) for row in conn.execute(query)])

@@ -14,8 +14,9 @@ from ..life import Capsules
 from ..schemas import capsules as wire
 from ..values import Capsule, Order
 from .common import KEY_OR_SESSION, actor_of, id_in_path, team_of
+from .views import View
 
-__all__ = ["GONE", "TAGS", "add_capsules", "capsule_shape"]
+__all__ = ["GONE", "TAGS", "add_capsules", "add_states", "capsule_shape"]
 
 T = TypeVar("T")
 
@@ -23,15 +24,16 @@ TAGS = ("capsules",)
 GONE = {404: "Capsule not found"}
 
 
-def add_capsules(api: Api, capsules: Capsules) -> None:
-    """Add the operations on the life of capsules."""
+def add_capsules(view: View, capsules: Capsules) -> None:
+    """Add the operations on the life of capsules that all callers have."""
+    created, destroyed = (201, 204) if view.platform else (202, 202)
 
-    @api.post(
+    @view.post(
         "/capsules",
         summary="Create a capsule",
         description="It goes on behind the answer: look at the capsule until it is `running`, or `error`.",
         tags=TAGS,
-        answers={202: wire.Capsule},
+        answers={created: wire.Capsule},
         errors={
             400: "The body is not as expected.",
             403: "The session is in no team.",
@@ -42,7 +44,6 @@ def add_capsules(api: Api, capsules: Capsules) -> None:
         },
         body=wire.CreateCapsuleRequest,
         action="capsules:write",
-        accepts=KEY_OR_SESSION,
     )
     async def create_capsule(request: Request) -> Answer:
         body: wire.CreateCapsuleRequest = request.body
@@ -53,45 +54,46 @@ def add_capsules(api: Api, capsules: Capsules) -> None:
             disk_size_mb=None if body.disk_size_mb is UNSET else body.disk_size_mb,
             timeout_sec=body.timeout_sec,
         )
-        return Answer(202, capsule_shape(await capsules.create(team_of(request), order, actor_of(request))))
+        return Answer(created, capsule_shape(await capsules.create(view.owner(request), order, actor_of(request))))
 
-    @api.get(
+    @view.get(
         "/capsules",
-        summary="List capsules for your team",
+        summary="List capsules across all teams" if view.platform else "List capsules for your team",
         description="Those that have not ended, newest first.",
         tags=TAGS,
         answers={200: list[wire.Capsule]},
         action="capsules:read",
-        accepts=KEY_OR_SESSION,
     )
     async def list_capsules(request: Request) -> list[wire.Capsule]:
-        return [capsule_shape(capsule) for capsule in await capsules.list(team_of(request))]
+        return [capsule_shape(capsule) for capsule in await capsules.list(view.team(request))]
 
-    @api.get(
+    @view.get(
         "/capsules/{id}",
         summary="Get capsule details",
         tags=TAGS,
         answers={200: wire.Capsule},
         errors=GONE,
         action="capsules:read",
-        accepts=KEY_OR_SESSION,
     )
     async def get_capsule(request: Request) -> wire.Capsule:
-        return capsule_shape(await capsules.get(team_of(request), id_in_path(request, "cl")))
+        return capsule_shape(await capsules.get(view.team(request), id_in_path(request, "cl")))
 
-    @api.delete(
+    @view.delete(
         "/capsules/{id}",
         summary="Destroy a capsule",
         description="Whatever its state. It goes on behind the answer; doing it twice is fine.",
         tags=TAGS,
-        answers={202: None},
+        answers={destroyed: None},
         errors=GONE,
         action="capsules:write",
-        accepts=KEY_OR_SESSION,
     )
     async def destroy_capsule(request: Request) -> Answer:
-        await capsules.destroy(team_of(request), id_in_path(request, "cl"), actor_of(request))
-        return Answer(202)
+        await capsules.destroy(view.team(request), id_in_path(request, "cl"), actor_of(request))
+        return Answer(destroyed)
+
+
+def add_states(api: Api, capsules: Capsules) -> None:
+    """Add the operations by which a team puts its capsules aside and keeps them awake."""
 
     @api.post(
         "/capsules/{id}/pause",

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from urllib.parse import parse_qs
+
 from anvild.web.callers import actor_of, origin_of, team_of
 from anvild.web.request import Request
 
 from ..ids import Kind, from_wire
 
-__all__ = ["HOST", "KEY_OR_SESSION", "SECURITY", "SESSION", "actor_of", "id_in_path", "origin_of", "team_of"]
+__all__ = ["HOST", "KEY_OR_SESSION", "SECURITY", "SESSION", "actor_of", "beyond", "id_in_path", "origin_of", "team_of"]
 
 SECURITY = {
     "apiKeyAuth": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
@@ -20,6 +22,12 @@ SECURITY = {
 SESSION = ("sessionAuth",)
 KEY_OR_SESSION = ("apiKeyAuth", "sessionAuth")
 HOST = ("hostTokenAuth",)
+
+
+def beyond(request: Request, name: str) -> list[str]:
+    """Return what the query says of a parameter that the contract does not have."""
+    query: bytes = request.scope["query_string"]
+    return parse_qs(query.decode("latin-1")).get(name, [])
 
 
 def id_in_path(request: Request, kind: Kind, name: str = "id") -> str:

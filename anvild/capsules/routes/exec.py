@@ -12,7 +12,6 @@ from msgspec import UNSET
 
 from anvild.core.errors import InvalidRequest
 from anvild.sdk import AnvilError, Completed, Exec, Process, ProcessInfo
-from anvild.web.api import Api
 from anvild.web.request import Answer, Request
 from anvild.web.websocket import WebSocket
 
@@ -20,7 +19,8 @@ from ..commands import exit_code, find, first_error, follow, run_to_end, start_t
 from ..life import Capsules
 from ..schemas import exec as wire
 from .capsules import GONE, TAGS
-from .common import KEY_OR_SESSION, id_in_path, team_of
+from .common import id_in_path
+from .views import View
 
 __all__ = ["add_exec"]
 
@@ -28,14 +28,14 @@ NOT_RUNNING = {**GONE, 409: "Capsule not running"}
 TIMEOUT = 30
 
 
-def add_exec(api: Api, capsules: Capsules) -> None:
+def add_exec(view: View, capsules: Capsules) -> None:
     """Add the operations on programs."""
-    _add_run(api, capsules)
-    _add_processes(api, capsules)
-    _add_streams(api, capsules)
+    _add_run(view, capsules)
+    _add_processes(view, capsules)
+    _add_streams(view, capsules)
 
 
-def _add_run(api: Api, capsules: Capsules) -> None:
+def _add_run(view: View, capsules: Capsules) -> None:
     async def exec_command(request: Request) -> Answer:
         body: wire.ExecRequest = request.body
         command = told_as(
@@ -46,7 +46,7 @@ def _add_run(api: Api, capsules: Capsules) -> None:
             body.tag or None if body.tag is not UNSET and body.background else None,
         )
         capsule, began = request.path["id"], trio.current_time()
-        async with capsules.use(team_of(request), id_in_path(request, "cl")) as session:
+        async with capsules.use(view.team(request), id_in_path(request, "cl")) as session:
             if body.background:
                 pid, tag = await start_tagged(session.require(Exec), command, "proc")
                 return Answer(202, wire.BackgroundExecResponse(sandbox_id=capsule, cmd=body.cmd, pid=pid, tag=tag))
@@ -54,7 +54,7 @@ def _add_run(api: Api, capsules: Capsules) -> None:
             done = await run_to_end(session.require(Exec), command, timeout)
         return Answer(200, _response(capsule, body.cmd, done, trio.current_time() - began))
 
-    api.raw(
+    view.raw(
         "POST",
         "/capsules/{id}/exec",
         exec_command,
@@ -69,7 +69,6 @@ def _add_run(api: Api, capsules: Capsules) -> None:
         },
         body=wire.ExecRequest,
         action="capsules:write",
-        accepts=KEY_OR_SESSION,
     )
 
 
@@ -90,8 +89,8 @@ def _response(capsule: str, cmd: str, done: Completed, seconds: float) -> wire.E
     )
 
 
-def _add_processes(api: Api, capsules: Capsules) -> None:
-    @api.get(
+def _add_processes(view: View, capsules: Capsules) -> None:
+    @view.get(
         "/capsules/{id}/processes",
         summary="List running processes",
         description="All of the capsule, whoever started them. `tag` names those that were started in the background.",
@@ -99,14 +98,13 @@ def _add_processes(api: Api, capsules: Capsules) -> None:
         answers={200: wire.ProcessListResponse},
         errors=NOT_RUNNING,
         action="capsules:read",
-        accepts=KEY_OR_SESSION,
     )
     async def list_processes(request: Request) -> wire.ProcessListResponse:
-        async with capsules.use(team_of(request), id_in_path(request, "cl")) as session:
+        async with capsules.use(view.team(request), id_in_path(request, "cl")) as session:
             found = await session.require(Exec).processes()
         return wire.ProcessListResponse(processes=[_entry(process) for process in found])
 
-    @api.delete(
+    @view.delete(
         "/capsules/{id}/processes/{selector}",
         summary="Kill a process",
         description="A selector of digits is a pid, any other one a tag.",
@@ -115,11 +113,10 @@ def _add_processes(api: Api, capsules: Capsules) -> None:
         errors={400: "There is no such signal.", 404: "Capsule or process not found", 409: "Capsule not running"},
         query=wire.KillQuery,
         action="capsules:write",
-        accepts=KEY_OR_SESSION,
     )
     async def kill_process(request: Request) -> Answer:
         query: wire.KillQuery = request.query
-        async with capsules.use(team_of(request), id_in_path(request, "cl")) as session:
+        async with capsules.use(view.team(request), id_in_path(request, "cl")) as session:
             process = await find(session.require(Exec), request.path["selector"])
             await session.require(Exec).kill(process.pid, signal.Signals[query.signal].value)
         return Answer(204)
@@ -132,9 +129,9 @@ def _entry(process: ProcessInfo) -> wire.ProcessEntry:
     return wire.ProcessEntry(pid=process.pid, cmd=cmd, args=args, tag=process.tag or UNSET)
 
 
-def _add_streams(api: Api, capsules: Capsules) -> None:
+def _add_streams(view: View, capsules: Capsules) -> None:
     async def exec_stream(request: Request, socket: WebSocket) -> None:
-        async with capsules.use(team_of(request), id_in_path(request, "cl")) as session:
+        async with capsules.use(view.team(request), id_in_path(request, "cl")) as session:
             exec_ = session.require(Exec)
             await socket.accept()
             try:
@@ -149,7 +146,7 @@ def _add_streams(api: Api, capsules: Capsules) -> None:
             except* AnvilError as group:
                 await socket.send(wire.Failed(first_error(group).message))
 
-    api.websocket(
+    view.websocket(
         "/capsules/{id}/exec/stream",
         exec_stream,
         summary="Stream command execution via WebSocket",
@@ -157,11 +154,10 @@ def _add_streams(api: Api, capsules: Capsules) -> None:
         tags=TAGS,
         errors=NOT_RUNNING,
         action="capsules:write",
-        accepts=KEY_OR_SESSION,
     )
 
     async def connect_process(request: Request, socket: WebSocket) -> None:
-        async with capsules.use(team_of(request), id_in_path(request, "cl"), busy=False) as session:
+        async with capsules.use(view.team(request), id_in_path(request, "cl"), busy=False) as session:
             exec_ = session.require(Exec)
             found = await find(exec_, request.path["selector"])
             if found.tag is None:
@@ -175,7 +171,7 @@ def _add_streams(api: Api, capsules: Capsules) -> None:
             except* AnvilError as group:
                 await socket.send(wire.Failed(first_error(group).message))
 
-    api.websocket(
+    view.websocket(
         "/capsules/{id}/processes/{selector}/stream",
         connect_process,
         summary="Stream process output via WebSocket",
@@ -183,7 +179,6 @@ def _add_streams(api: Api, capsules: Capsules) -> None:
         tags=TAGS,
         errors={404: "Capsule or process not found", 409: "Capsule not running"},
         action="capsules:write",
-        accepts=KEY_OR_SESSION,
     )
 
 

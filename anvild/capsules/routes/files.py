@@ -10,7 +10,6 @@ from msgspec import UNSET
 
 from anvild.core.errors import FieldProblem, InvalidRequest
 from anvild.sdk import Entry, EntryType, Files
-from anvild.web.api import Api
 from anvild.web.form import Form
 from anvild.web.request import Answer, Request
 
@@ -18,7 +17,8 @@ from ..files import absolute, content, link_target, write
 from ..life import Capsules
 from ..schemas import files as wire
 from .capsules import GONE, TAGS
-from .common import KEY_OR_SESSION, id_in_path, team_of
+from .common import id_in_path
+from .views import View
 
 __all__ = ["add_files"]
 
@@ -32,14 +32,14 @@ TYPES: Mapping[EntryType, Literal["file", "directory", "symlink"]] = MappingProx
 )
 
 
-def add_files(api: Api, capsules: Capsules) -> None:
+def add_files(view: View, capsules: Capsules) -> None:
     """Add the operations on files."""
-    _add_uploads(api, capsules)
-    _add_downloads(api, capsules)
-    _add_directories(api, capsules)
+    _add_uploads(view, capsules)
+    _add_downloads(view, capsules)
+    _add_directories(view, capsules)
 
 
-def _add_uploads(api: Api, capsules: Capsules) -> None:
+def _add_uploads(view: View, capsules: Capsules) -> None:
     async def upload_file(request: Request) -> Answer:
         form = Form(request)
         path = ""
@@ -48,7 +48,7 @@ def _add_uploads(api: Api, capsules: Capsules) -> None:
                 path = await form.text(PATH_LIMIT)
         if name is None:
             raise InvalidRequest("the form has no file", (FieldProblem("body.file", "the file's content, after path"),))
-        async with capsules.use(team_of(request), id_in_path(request, "cl")) as session:
+        async with capsules.use(view.team(request), id_in_path(request, "cl")) as session:
             await write(session, await absolute(path, session), form.content())
             while await form.next_part() is not None:
                 pass
@@ -60,8 +60,8 @@ def _add_uploads(api: Api, capsules: Capsules) -> None:
     for handler, at, limit, summary in (
         (upload_file, "write", LIMIT, "Upload a file"),
         (stream_upload_file, "stream/write", NO_LIMIT, "Upload a file (streaming)"),
-    ):
-        api.raw(
+    )[: 1 if view.platform else 2]:
+        view.raw(
             "POST",
             f"/capsules/{{id}}/files/{at}",
             handler,
@@ -76,15 +76,14 @@ def _add_uploads(api: Api, capsules: Capsules) -> None:
             },
             form=wire.Upload,
             action="capsules:write",
-            accepts=KEY_OR_SESSION,
             max_body=limit,
         )
 
 
-def _add_downloads(api: Api, capsules: Capsules) -> None:
+def _add_downloads(view: View, capsules: Capsules) -> None:
     async def download_file(request: Request) -> Answer:
         body: wire.ReadFileRequest = request.body
-        using = capsules.use(team_of(request), id_in_path(request, "cl"))
+        using = capsules.use(view.team(request), id_in_path(request, "cl"))
         return Answer(200, await capsules.keep_open(content(using, body.path)))
 
     async def stream_download_file(request: Request) -> Answer:
@@ -93,8 +92,8 @@ def _add_downloads(api: Api, capsules: Capsules) -> None:
     for handler, at, summary in (
         (download_file, "read", "Download a file"),
         (stream_download_file, "stream/read", "Download a file (streaming)"),
-    ):
-        api.raw(
+    )[: 1 if view.platform else 2]:
+        view.raw(
             "POST",
             f"/capsules/{{id}}/files/{at}",
             handler,
@@ -104,12 +103,11 @@ def _add_downloads(api: Api, capsules: Capsules) -> None:
             errors={**NOT_RUNNING, 404: "Capsule or file not found"},
             body=wire.ReadFileRequest,
             action="capsules:read",
-            accepts=KEY_OR_SESSION,
         )
 
 
-def _add_directories(api: Api, capsules: Capsules) -> None:
-    @api.post(
+def _add_directories(view: View, capsules: Capsules) -> None:
+    @view.post(
         "/capsules/{id}/files/list",
         summary="List directory contents",
         description="Links are not followed.",
@@ -118,16 +116,15 @@ def _add_directories(api: Api, capsules: Capsules) -> None:
         errors={**NOT_RUNNING, 404: "Capsule or directory not found"},
         body=wire.ListDirRequest,
         action="capsules:read",
-        accepts=KEY_OR_SESSION,
     )
     async def list_dir(request: Request) -> wire.ListDirResponse:
         body: wire.ListDirRequest = request.body
-        async with capsules.use(team_of(request), id_in_path(request, "cl")) as session:
+        async with capsules.use(view.team(request), id_in_path(request, "cl")) as session:
             path = await absolute(body.path, session)
             found = await session.require(Files).list(path, depth=max(1, body.depth))
         return wire.ListDirResponse(entries=[_shape(entry) for entry in found])
 
-    @api.post(
+    @view.post(
         "/capsules/{id}/files/mkdir",
         summary="Create a directory",
         description="And its parents.",
@@ -136,15 +133,14 @@ def _add_directories(api: Api, capsules: Capsules) -> None:
         errors={**NOT_RUNNING, 409: "Capsule not running, or the path exists (`already_exists`)"},
         body=wire.MakeDirRequest,
         action="capsules:write",
-        accepts=KEY_OR_SESSION,
     )
     async def make_dir(request: Request) -> wire.MakeDirResponse:
         body: wire.MakeDirRequest = request.body
-        async with capsules.use(team_of(request), id_in_path(request, "cl")) as session:
+        async with capsules.use(view.team(request), id_in_path(request, "cl")) as session:
             entry = await session.require(Files).mkdir(await absolute(body.path, session))
         return wire.MakeDirResponse(entry=_shape(entry))
 
-    @api.post(
+    @view.post(
         "/capsules/{id}/files/remove",
         summary="Remove a file or directory",
         description="With all in it.",
@@ -153,11 +149,10 @@ def _add_directories(api: Api, capsules: Capsules) -> None:
         errors={**NOT_RUNNING, 404: "Capsule or path not found"},
         body=wire.RemoveRequest,
         action="capsules:write",
-        accepts=KEY_OR_SESSION,
     )
     async def remove_path(request: Request) -> Answer:
         body: wire.RemoveRequest = request.body
-        async with capsules.use(team_of(request), id_in_path(request, "cl")) as session:
+        async with capsules.use(view.team(request), id_in_path(request, "cl")) as session:
             await session.require(Files).remove(await absolute(body.path, session))
         return Answer(204)
 

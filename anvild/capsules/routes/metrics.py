@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import time
 
-from anvild.web.api import Api
 from anvild.web.request import Request
 
 from ..life import Capsules
 from ..metrics import cut
 from ..schemas import metrics as wire
 from .capsules import TAGS
-from .common import KEY_OR_SESSION, id_in_path, team_of
+from .common import id_in_path
+from .views import View
 
 __all__ = ["add_metrics"]
 
 
-def add_metrics(api: Api, capsules: Capsules) -> None:
+def add_metrics(view: View, capsules: Capsules) -> None:
     """Add the metrics of a capsule."""
 
-    @api.get(
+    @view.get(
         "/capsules/{id}/metrics",
         summary="Get per-capsule resource metrics",
         description="Samples of every half second for 10 minutes, means of 30 seconds for 2 hours, of 5 minutes for a "
@@ -29,11 +29,10 @@ def add_metrics(api: Api, capsules: Capsules) -> None:
         errors={400: "Invalid range parameter", 404: "Capsule not found or metrics not available"},
         query=wire.MetricsQuery,
         action="capsules:read",
-        accepts=KEY_OR_SESSION,
     )
     async def get_capsule_metrics(request: Request) -> wire.CapsuleMetrics:
         query: wire.MetricsQuery = request.query
-        capsule, rings = await capsules.metrics(team_of(request), id_in_path(request, "cl"))
+        capsule, rings = await capsules.metrics(view.team(request), id_in_path(request, "cl"))
         until = time.time() if capsule.status == "running" else capsule.updated_at.timestamp()
         return wire.CapsuleMetrics(
             sandbox_id=request.path["id"],

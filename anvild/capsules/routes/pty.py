@@ -7,14 +7,12 @@ import binascii
 import secrets
 import signal
 from contextlib import suppress
-from urllib.parse import parse_qs
 
 import msgspec
 import trio
 
 from anvild.core.errors import InvalidRequest
 from anvild.sdk import AnvilError, Command, Exec, Process, TerminalSize, WrongState
-from anvild.web.api import Api
 from anvild.web.request import Request
 from anvild.web.websocket import WebSocket
 
@@ -22,7 +20,8 @@ from ..commands import checked, exit_code, first_error
 from ..life import Capsules
 from ..schemas import pty as wire
 from .capsules import GONE, TAGS
-from .common import KEY_OR_SESSION, id_in_path, team_of
+from .common import beyond, id_in_path
+from .views import View
 
 __all__ = ["add_pty"]
 
@@ -30,12 +29,12 @@ PING_SECONDS = 30.0
 Message = wire.Start | wire.Connect | wire.Input | wire.Resize | wire.Kill
 
 
-def add_pty(api: Api, capsules: Capsules) -> None:
+def add_pty(view: View, capsules: Capsules) -> None:
     """Add the terminal."""
 
     async def pty_session(request: Request, socket: WebSocket) -> None:
         capsule_id = id_in_path(request, "cl")
-        async with capsules.use(team_of(request), capsule_id, busy=False) as session:
+        async with capsules.use(view.team(request), capsule_id, busy=False) as session:
             exec_ = session.require(Exec)
             await socket.accept()
             terminal = _Terminal(socket, binary=_binary(request))
@@ -49,7 +48,7 @@ def add_pty(api: Api, capsules: Capsules) -> None:
             except* AnvilError as group:
                 await socket.send(wire.Failed(first_error(group).message, fatal=True))
 
-    api.websocket(
+    view.websocket(
         "/capsules/{id}/pty",
         pty_session,
         summary="Interactive PTY session via WebSocket",
@@ -59,7 +58,6 @@ def add_pty(api: Api, capsules: Capsules) -> None:
         tags=TAGS,
         errors={**GONE, 409: "Capsule not running"},
         action="capsules:write",
-        accepts=KEY_OR_SESSION,
     )
 
 
@@ -145,8 +143,7 @@ def _decoded(data: str) -> bytes:
 
 def _binary(request: Request) -> bool:
     """Say whether output goes out as bytes: as asked for, else as the client is known to read it."""
-    query: bytes = request.scope["query_string"]
-    frames = parse_qs(query.decode("latin-1")).get("frames", [""])[0]
-    if frames in ("json", "binary"):
-        return frames == "binary"
+    frames = beyond(request, "frames")
+    if frames and frames[0] in ("json", "binary"):
+        return frames[0] == "binary"
     return request.principal.kind == "api_key" and (request.user_agent or "").startswith("python-httpx/")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from urllib.parse import parse_qs
-
 from msgspec import UNSET
 
 from anvild.web.api import Api
@@ -14,9 +12,9 @@ from ..schemas import snapshots as wire
 from ..snapshots import Snapshots
 from ..templates import Templates
 from ..values import Template
-from .common import KEY_OR_SESSION, actor_of, team_of
+from .common import KEY_OR_SESSION, actor_of, beyond, team_of
 
-__all__ = ["add_snapshots"]
+__all__ = ["add_snapshots", "template_shape"]
 
 TAGS = ("snapshots",)
 
@@ -49,7 +47,7 @@ def add_snapshots(api: Api, snapshots: Snapshots, templates: Templates) -> None:
             actor_of(request),
             overwrite=_overwrite(request),
         )
-        return Answer(201, _shape(made))
+        return Answer(201, template_shape(made))
 
     @api.get(
         "/snapshots",
@@ -63,7 +61,7 @@ def add_snapshots(api: Api, snapshots: Snapshots, templates: Templates) -> None:
     )
     async def list_snapshots(request: Request) -> list[wire.Template]:
         query: wire.SnapshotQuery = request.query
-        shown = [_shape(template) for template in await templates.list(team_of(request))]
+        shown = [template_shape(template) for template in await templates.list(team_of(request))]
         return [each for each in shown if query.type is UNSET or each.type == query.type]
 
     @api.delete(
@@ -83,11 +81,11 @@ def add_snapshots(api: Api, snapshots: Snapshots, templates: Templates) -> None:
 
 def _overwrite(request: Request) -> bool:
     """Whether the query says ``overwrite=true``: a parameter of older contracts that clients still send."""
-    query: bytes = request.scope["query_string"]
-    return parse_qs(query.decode("latin-1")).get("overwrite") == ["true"]
+    return beyond(request, "overwrite") == ["true"]
 
 
-def _shape(template: Template) -> wire.Template:
+def template_shape(template: Template) -> wire.Template:
+    """Return a template as the interface shows it."""
     return wire.Template(
         name=template.name,
         type="snapshot" if template.memory else "base",

@@ -9,7 +9,7 @@ from msgspec import UNSET, UnsetType
 
 from .common import Moment
 
-__all__ = ["CreateSnapshotRequest", "SnapshotQuery", "Template"]
+__all__ = ["CreateSnapshotRequest", "NewTemplate", "SnapshotQuery", "Template"]
 
 
 class CreateSnapshotRequest(msgspec.Struct):
@@ -17,6 +17,12 @@ class CreateSnapshotRequest(msgspec.Struct):
 
     sandbox_id: str
     name: str | UnsetType = UNSET
+
+
+class NewTemplate(msgspec.Struct):
+    """A template for all teams, to be made of a running capsule."""
+
+    name: str
 
 
 class SnapshotQuery(msgspec.Struct):

@@ -1,0 +1,1 @@
+"""What the platform's admins do: a module for each subject. What they share with teams is declared with those."""

@@ -1,0 +1,82 @@
+"""Operations on capsules that two kinds of callers have: teams on their own, the platform's admins on all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from anvild.web.api import Api, SocketHandler
+from anvild.web.operations import Handler
+from anvild.web.request import Request
+
+from ..values import PLATFORM
+from .common import KEY_OR_SESSION, SESSION, team_of
+
+__all__ = ["ADMIN_TAGS", "View"]
+
+H = TypeVar("H", bound=Callable[..., Any])
+
+ADMIN_TAGS = ("admin",)
+
+
+class View:
+    """Declares operations, in the words of teams, for one kind of callers; so each is written once for both.
+
+    Those of the platform's admins are the same below ``/admin``: for their sessions alone, and on the capsules of all
+    teams.
+    """
+
+    def __init__(self, api: Api, *, platform: bool = False) -> None:
+        self.platform = platform
+        self._api = api
+
+    def team(self, request: Request) -> str | None:
+        """Return the team whose capsules are meant; None means those of all."""
+        return None if self.platform else team_of(request)
+
+    def owner(self, request: Request) -> str:
+        """Return the team that what is made belongs to."""
+        return PLATFORM if self.platform else team_of(request)
+
+    def get(self, path: str, **declaration: Any) -> Callable[[Handler], Handler]:
+        """Declare a GET operation. See :meth:`anvild.web.api.Api.operation`."""
+        return self._declare("GET", path, declaration)
+
+    def post(self, path: str, **declaration: Any) -> Callable[[Handler], Handler]:
+        """Declare a POST operation."""
+        return self._declare("POST", path, declaration)
+
+    def delete(self, path: str, **declaration: Any) -> Callable[[Handler], Handler]:
+        """Declare a DELETE operation."""
+        return self._declare("DELETE", path, declaration)
+
+    def raw(self, method: str, path: str, handler: Handler, **declaration: Any) -> None:
+        """Declare an operation that runs beside Quart."""
+        self._declare(method, path, {**declaration, "raw": True})(handler)
+
+    def websocket(self, path: str, handler: SocketHandler, **declaration: Any) -> None:
+        """Declare a WebSocket."""
+        self._api.websocket(self._path(path), self._named(handler), **self._changed(declaration))
+
+    def _declare(self, method: str, path: str, declaration: Mapping[str, Any]) -> Callable[[Handler], Handler]:
+        declare = self._api.operation(method, self._path(path), **self._changed(declaration))
+        return lambda handler: declare(self._named(handler))
+
+    def _path(self, path: str) -> str:
+        return f"/admin{path}" if self.platform else path
+
+    def _changed(self, declaration: Mapping[str, Any]) -> dict[str, Any]:
+        if not self.platform:
+            return {**declaration, "accepts": KEY_OR_SESSION}
+        return {
+            **declaration,
+            "summary": f"{declaration['summary']} (admin)",
+            "tags": ADMIN_TAGS,
+            "action": f"admin:{declaration['action'].partition(':')[2]}",
+            "accepts": SESSION,
+        }
+
+    def _named(self, handler: H) -> H:
+        if self.platform:
+            handler.__name__ = f"admin_{handler.__name__}"
+        return handler
