@@ -15,8 +15,10 @@ import pytest
 from sqlalchemy import select
 
 from anvild.capsules.ids import to_wire
+from anvild.core.hosts import Hosts
+from anvild.core.hosts.tables import hosts
 from anvild.core.identity import SYSTEM, Principal, Role
-from anvild.core.identity.tables import api_keys, memberships, sessions, teams, users
+from anvild.core.identity.tables import api_keys, memberships, sessions, teams, tokens, users
 from anvild.core.ids import new_id
 from tests.support.capsules import Caller, Lab, lab
 from tests.support.contract import BEYOND, METHODS, Document, schemes
@@ -24,7 +26,7 @@ from tests.support.wing import PASSWORD
 
 __all__ = ["lab"]
 
-SUBJECTS = {"auth", "me", "account", "api-keys", "users", "teams"}
+SUBJECTS = {"auth", "me", "account", "api-keys", "users", "teams", "hosts"}
 """The tags of the operations that must have a row."""
 
 ROLES: tuple[Role, ...] = ("member", "admin", "owner")
@@ -65,6 +67,13 @@ def _person(ids: Ids) -> Mapping[str, str]:
     return {"id": ids["own_team"], "uid": ids["other"]}
 
 
+def _host(ids: Ids) -> Mapping[str, str]:
+    return {"id": ids["host"]}
+
+
+UNSEEN = {"nowhere": 404}
+MANAGED = {"nowhere": 404, "member": 403}
+
 ROWS: Mapping[str, Row] = {
     "POST /v1/auth/logout": Row(None, 204),
     "POST /v1/auth/logout-all": Row(None, 204),
@@ -100,6 +109,21 @@ ROWS: Mapping[str, Row] = {
         "admin", 204, values=_person, body=lambda ids: {"role": "admin"}, foreign=404, missing=404
     ),
     "DELETE /v1/teams/{id}/members/{uid}": Row("admin", 204, values=_person, foreign=404, missing=404),
+    "POST /v1/hosts": Row(
+        "admin", 201, body=lambda ids: {"type": "byoc", "team_id": ids["team"]}, foreign=403, missing=403
+    ),
+    "GET /v1/hosts": Row(None, 200),
+    "GET /v1/hosts/{id}": Row(None, 200, values=_host, but=UNSEEN, foreign=404, missing=404),
+    "DELETE /v1/hosts/{id}": Row(None, 204, values=_host, but=MANAGED, foreign=404, missing=404),
+    "POST /v1/hosts/{id}/token": Row(None, 201, values=_host, but=MANAGED, foreign=404, missing=404),
+    "GET /v1/hosts/{id}/delete-preview": Row(None, 200, values=_host, but=MANAGED, foreign=404, missing=404),
+    "GET /v1/hosts/{id}/tags": Row(None, 200, values=_host, but=UNSEEN, foreign=404, missing=404),
+    "POST /v1/hosts/{id}/tags": Row(
+        None, 204, values=_host, body=lambda ids: {"tag": "fast"}, but=MANAGED, foreign=404, missing=404
+    ),
+    "DELETE /v1/hosts/{id}/tags/{tag}": Row(
+        None, 204, values=lambda ids: {**_host(ids), "tag": "fast"}, but=MANAGED, foreign=404, missing=404
+    ),
     "POST /v1/teams/{id}/leave": Row("member", 204, values=_team, but={"owner": 403}, foreign=403, missing=403),
 }
 
@@ -123,11 +147,14 @@ class World:
             await identity.teams.add_member(team.id, made[name].id, role, by=SYSTEM)
         maker = Principal(kind="user", id=made["owner"].id, user_id=made["owner"].id, team_id=team.id, role="owner")
         key = await identity.api_keys.create(by=maker, team_id=team.id, name="key")
+        await identity.teams.set_byoc(team.id, True, by=SYSTEM)
+        host, _ = await self.lab.wing.services.get(Hosts).create("byoc", team_id=team.id, by=SYSTEM)
         shown = to_wire("team", team.id)
         ids = {
             "team": shown,
             "own_team": shown,
             "key": to_wire("key", key.key.id),
+            "host": to_wire("host", host.id),
             "other": to_wire("usr", made["other"].id),
             "outsider": made["outsider"].email or "",
         }
@@ -146,7 +173,7 @@ class World:
 
         def job(connection: Any) -> bytes:
             rows = []
-            for table in (teams, users, memberships, api_keys, sessions):
+            for table in (teams, users, memberships, api_keys, sessions, hosts, tokens):
                 columns = [column for column in table.c if not column.name.startswith("last_")]
                 rows += [tuple(row) for row in connection.execute(select(*columns).order_by(*table.primary_key))]
             return msgspec.json.encode(rows)
@@ -167,6 +194,7 @@ def missing(ids: Ids) -> dict[str, str]:
         **ids,
         "team": to_wire("team", none),
         "key": to_wire("key", none),
+        "host": to_wire("host", none),
         "other": to_wire("usr", none),
         "session": none,
     }
@@ -194,7 +222,9 @@ async def call(name: str, row: Row, caller: Caller, ids: Ids, status: int, **mor
 
 async def test_every_operation_of_a_session_has_a_row(lab: Lab) -> None:
     operations = await served(lab)
-    wanted = {name for name, each in operations.items() if SUBJECTS & set(each["tags"]) and schemes(each)}
+    wanted = {
+        name for name, each in operations.items() if SUBJECTS & set(each["tags"]) and "sessionAuth" in schemes(each)
+    }
     assert wanted == ROWS.keys()
 
 
