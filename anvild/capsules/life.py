@@ -42,7 +42,7 @@ from .metrics import Metrics, Point, once_a_second
 from .templates import MEGABYTE, Templates
 from .values import ALIVE, Capsule, Order, Template
 
-__all__ = ["Capsules"]
+__all__ = ["Capsules", "device_request"]
 
 VCPUS = 1
 MEMORY_MB = 512
@@ -102,7 +102,7 @@ class Capsules:
             self._check_pausable(template.driver)
         capsule_id = new_id()
         now = utcnow()
-        request = _request(capsule_id, template, order)
+        request = device_request(to_wire("cl", capsule_id), capsule_id, template, order)
         holder = msgspec.structs.replace(by, team_id=team_id)
         made: list[Capsule] = []
 
@@ -372,9 +372,11 @@ class Capsules:
             await self._book.note_use(capsule_id, now)
 
 
-def _request(capsule_id: str, template: Template, order: Order) -> DeviceRequest:
+def device_request(name: str, identity: str, template: Template, order: Order) -> DeviceRequest:
     """Return what a driver is asked for. Raises InvalidRequest, CapabilityMissing."""
-    request = DeviceRequest(template=template.reference, name=to_wire("cl", capsule_id), identity=capsule_id)
+    request = DeviceRequest(
+        template=template.reference, name=name, identity=identity, environment=dict(template.environment)
+    )
     if not template.memory:  # one with memory fixes the sizes
         disk = None
         if order.disk_size_mb is not None and order.disk_size_mb > 0:

@@ -25,7 +25,7 @@ from .tables import templates
 from .templates import MEGABYTE, REMOVE_SECONDS, Templates, own_template
 from .values import PLATFORM, Capsule, Template
 
-__all__ = ["Snapshots"]
+__all__ = ["SNAPSHOT_SECONDS", "Snapshots", "check_name", "tell"]
 
 SNAPSHOT_SECONDS = 300.0
 
@@ -75,9 +75,7 @@ class Snapshots:
         is no name, NameReserved, TemplateNameTaken, CapabilityMissing, and what the driver says.
         """
         name = name or f"template-{secrets.token_hex(4)}"
-        if not _NAME.fullmatch(name):
-            expected = "up to 64 letters, digits, dots, underscores and dashes, a letter or digit first"
-            raise InvalidRequest("a template cannot be called this", (FieldProblem("body.name", expected),))
+        check_name(name)
         owner = PLATFORM if team_id is None else team_id
         capsule = await self._capsules.get(team_id, capsule_id)
         if await (self._seen.is_drivers(name) if owner == PLATFORM else self._seen.is_shared(name)):
@@ -104,7 +102,7 @@ class Snapshots:
             if row is None:
                 return None
             conn.execute(update(templates).where(templates.c.id == row.id).values(ready=False))
-            _tell(conn, "delete", team_id, name, by)
+            tell(conn, "delete", team_id, name, by)
             return own_template(row)
 
         found = await self._store.write(job)
@@ -131,7 +129,7 @@ class Snapshots:
                 raise Conflict(f"{len(rows)} teams have a template {name!r}: say whose with ?team_id=")
             for row in rows:
                 conn.execute(update(templates).where(templates.c.id == row.id).values(ready=False))
-                _tell(conn, "delete", row.team_id, name, by)
+                tell(conn, "delete", row.team_id, name, by)
                 _tell_removed(conn, name, by)
             return own_template(rows[0]) if rows else None
 
@@ -183,6 +181,13 @@ class Snapshots:
         for old in replaced:
             await self._seen.discard(old)
         return ready
+
+
+def check_name(name: str) -> None:
+    """Raise InvalidRequest for what is no name of a template."""
+    if not _NAME.fullmatch(name):
+        expected = "up to 64 letters, digits, dots, underscores and dashes, a letter or digit first"
+        raise InvalidRequest("a template cannot be called this", (FieldProblem("body.name", expected),))
 
 
 def _check_free(conn: Connection, team_id: str, name: str) -> None:
@@ -238,7 +243,7 @@ def _finish(
             size_bytes=made.size,
         )
     )
-    _tell(conn, "create", template.team_id, template.name, by)
+    tell(conn, "create", template.team_id, template.name, by)
     row = conn.execute(select(templates).where(templates.c.id == template.reference)).one()
     return own_template(row), replaced
 
@@ -255,7 +260,8 @@ def _tell_removed(conn: Connection, name: str, by: Actor) -> None:
     )
 
 
-def _tell(conn: Connection, what: str, team_id: str, name: str, by: Actor) -> None:
+def tell(conn: Connection, what: str, team_id: str, name: str, by: Actor) -> None:
+    """Append that a template has been made or deleted: ``create`` or ``delete``. Of one that all see, all hear."""
     append(
         conn,
         f"template.snapshot.{what}",

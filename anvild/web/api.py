@@ -124,6 +124,7 @@ class Api:
         max_body: int | None = None,
         media_type: str | None = None,
         raw: bool = False,
+        by_hand: bool = False,
         contract: bool = True,
     ) -> Callable[[H], H]:
         """Declare an operation; its handler gets a :class:`Request` and returns a body or an :class:`Answer`.
@@ -142,6 +143,7 @@ class Api:
         :param limit: the name of its rate limit, by team or, for a public operation, by address.
         :param media_type: the content type of answers that are no JSON, for the document.
         :param raw: run beside Quart: for hot reads, big bodies and streams.
+        :param by_hand: whether a raw operation reads its body itself, which may have other forms than ``body``.
         :param contract: whether it is in the contract that the wing fulfils, or beyond it.
         """
 
@@ -170,6 +172,7 @@ class Api:
                 max_body=self.max_body if max_body is None else max_body,
                 media_type=media_type,
                 raw=raw,
+                by_hand=by_hand,
                 contract=contract,
             )
             self._routes.add(operation)
@@ -279,7 +282,7 @@ class Api:
                 return Answer(204, headers=(("allow", ", ".join(allowed)),))
             raise MethodNotAllowed(method, tuple(allowed))
         call = await self._admit(operation, match, scope, receive)
-        if operation.body is not None:
+        if operation.body is not None and not operation.by_hand:
             call.data = await call.request.read()
             content_type = call.request.headers.get("content-type")
             try:
@@ -311,7 +314,7 @@ class Api:
         incoming = Request(scope, self.services, path={}, reader=reader)
         call = Call(operation, incoming)
         if not operation.public:
-            incoming.caller = await self.authenticate(incoming, operation.accepts)
+            incoming.caller = await self.authenticate(incoming, operation.accepts, anew=operation.of_admins)
         self._count(call)
         if operation.action is not None:
             require(incoming.principal, operation.action)
@@ -322,8 +325,9 @@ class Api:
             incoming.query = decode_query(scope["query_string"], operation.query)
         return call
 
-    async def authenticate(self, incoming: Request, accepts: Sequence[str] = ()) -> Principal:
-        """Return who asks, by a credential of the security schemes in ``accepts``; empty means any.
+    async def authenticate(self, incoming: Request, accepts: Sequence[str] = (), *, anew: bool = False) -> Principal:
+        """Return who asks, by a credential of the security schemes in ``accepts``; empty means any. With ``anew`` the
+        rights of a session are read from the store.
 
         Raises Unauthenticated, and Forbidden for a session without its CSRF proof.
         """
@@ -342,6 +346,7 @@ class Api:
             method=incoming.method,
             ip=incoming.ip,
             user_agent=incoming.user_agent,
+            anew=anew,
         )
         principal = await self.services.get(Identity).authenticate(credentials)
         if principal is None:
@@ -349,7 +354,7 @@ class Api:
         return principal
 
     async def _recheck(self, call: Call) -> None:
-        principal = await self.authenticate(call.request, call.operation.accepts)
+        principal = await self.authenticate(call.request, call.operation.accepts, anew=call.operation.of_admins)
         if call.operation.action is not None:
             require(principal, call.operation.action)
 

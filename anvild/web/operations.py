@@ -69,12 +69,18 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     max_body: int = 0
     media_type: str | None = None
     raw: bool = False
+    by_hand: bool = False
     contract: bool = True
 
     @property
     def public(self) -> bool:
         """Whether it asks for no credential."""
         return self.action is None and not self.signed_in
+
+    @property
+    def of_admins(self) -> bool:
+        """Whether it is for the platform's admins: who is one is read anew for each request."""
+        return self.action is not None and self.action.startswith("admin:")
 
 
 class Match(msgspec.Struct, frozen=True):

@@ -7,7 +7,7 @@ fixtures imports them.
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from http.cookies import SimpleCookie
@@ -19,7 +19,7 @@ import pytest
 import yaml
 
 from anvild.capsules.ids import to_wire
-from anvild.capsules.plugin import anvil_routes
+from anvild.capsules.plugin import anvil_routes, anvil_workloads
 from anvild.core.identity import SYSTEM, Identity, User
 from anvild.core.settings import Settings
 from anvild.sdk import Driver
@@ -148,6 +148,7 @@ async def served_lab(
     drivers: Mapping[str, type[Driver]] | None = None,
     limits: Mapping[str, str] | None = None,
     settings: Settings | None = None,
+    plugins: Sequence[str] = ("none",),
 ) -> AsyncIterator[Lab]:
     """Serve the wing while the block runs."""
     generous = {**GENEROUS, "password_account": "1000/minute", "mail_ip": "1000/minute"}
@@ -156,7 +157,9 @@ async def served_lab(
         drivers=drivers or {},
         limits={**generous, **(limits or {})},
         settings=settings,
+        plugins=plugins,
         make_mounts=anvil_routes,
+        make_workloads=anvil_workloads,
     )
     async with served_wing as wing:
         lab = Lab(wing)

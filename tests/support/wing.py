@@ -6,7 +6,7 @@ sandboxes, made to order. The conftest of a folder that needs these fixtures imp
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -31,7 +31,7 @@ from anvild.core.plugins import Plugins
 from anvild.core.settings import Settings
 from anvild.core.store import Store, open_store
 from anvild.devicetests import plugin
-from anvild.sdk import Driver, Mount, NotFound, Services
+from anvild.sdk import Driver, Mount, NotFound, Services, Workload
 from anvild.web.app import root_app
 from anvild.web.metrics import Metrics, Readiness
 from anvild.web.server import ConnectionLimits, bind, serve, url_of
@@ -93,12 +93,16 @@ def quick_passwords() -> Passwords:
 
 
 async def build(
-    settings: Settings, drivers: Mapping[str, type[Driver]], store: Store, limits: Mapping[str, str]
+    settings: Settings,
+    drivers: Mapping[str, type[Driver]],
+    store: Store,
+    limits: Mapping[str, str],
+    plugins: Sequence[str] = ("none",),
 ) -> Services:
     """Put the services together as the daemon does."""
     services = Services()
     services.add(Settings, settings)
-    services.add(Plugins, Plugins(allow=("none",)))
+    services.add(Plugins, Plugins(allow=plugins))
     services.add(Store, store)
     events = EventLog(store)
     services.add(EventLog, events)
@@ -124,7 +128,6 @@ async def build(
         drivers=made,
         host="here",
         settings=settings.engine,
-        workloads={each.kind: each for each in plugin.anvil_workloads()},
     )
     services.add(Engine, engine)
     services.add(Metrics, Metrics())
@@ -153,15 +156,21 @@ async def served(
     limits: Mapping[str, str] = GENEROUS,
     settings: Settings | None = None,
     tidy: bool = True,
+    plugins: Sequence[str] = ("none",),
     make_mounts: Callable[[Services], Iterable[Mount]] = plugin.anvil_routes,
+    make_workloads: Callable[[Services], Iterable[Workload]] = lambda _: plugin.anvil_workloads(),
 ) -> AsyncIterator[Wing]:
-    """Serve a wing on a free port while the block runs; unless ``tidy`` is off, what it holds then is ended."""
+    """Serve a wing on a free port while the block runs; unless ``tidy`` is off, what it holds then is ended.
+
+    ``plugins`` are the names of the installed ones that are loaded.
+    """
     settings = settings or Settings(data_dir=directory, config_dir=directory / "etc")
     await trio.Path(directory).mkdir(exist_ok=True)
     async with open_store(settings.store_url) as store:
         first = await bootstrap(store, email=EMAIL, password=PASSWORD, team="Lab", passwords=quick_passwords())
-        services = await build(settings, drivers, store, limits)
+        services = await build(settings, drivers, store, limits, plugins)
         mounts = list(make_mounts(services))
+        services.get(Engine).workloads.update({each.kind: each for each in make_workloads(services)})
         listeners = bind("127.0.0.1:0")
         wing = Wing(url_of(listeners[0]), settings, services, mounts[0], first)
         stop = trio.Event()

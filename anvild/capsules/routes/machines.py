@@ -6,21 +6,25 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
+from anvild.core.artifacts import Artifacts
 from anvild.core.engine import Engine
 from anvild.core.events import EventLog
 from anvild.core.hosts import Hosts
 from anvild.core.identity import Identity
+from anvild.core.settings import Settings
 from anvild.core.store import Store
 from anvild.sdk import Services
 from anvild.web.api import Api
 
 from ..book import Book
+from ..builds import Builds
 from ..hosts import HostDesk
 from ..life import Capsules
 from ..metrics import Metrics
 from ..snapshots import Snapshots
 from ..stats import Stats
 from ..templates import Templates
+from .admin.builds import add_builds
 from .admin.templates import add_all_templates
 from .capsules import add_capsules, add_states
 from .events import add_events
@@ -45,6 +49,8 @@ def add_machines(api: Api, services: Services) -> Callable[[], Awaitable[None]]:
     capsules = Capsules(engine, log, book, templates, metrics)
     stats = Stats(store)
     snapshots = Snapshots(engine, store, capsules, templates)
+    spool = services.get(Settings).data_dir
+    builds = Builds(engine, store, log, services.get(Artifacts), templates, spool=spool)
     for view in (View(api), View(api, platform=True)):
         add_capsules(view, capsules)
         add_exec(view, capsules)
@@ -55,6 +61,7 @@ def add_machines(api: Api, services: Services) -> Callable[[], Awaitable[None]]:
     add_figures(api, stats)
     add_snapshots(api, snapshots, templates)
     add_all_templates(api, snapshots, templates)
+    add_builds(api, builds, spool=spool)
     add_hosts(api, HostDesk(hosts, services.get(Identity), engine, book, capsules), hosts)
     add_host_side(api, hosts)
     add_events(api, log)
@@ -63,6 +70,7 @@ def add_machines(api: Api, services: Services) -> Callable[[], Awaitable[None]]:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(capsules.run)
             nursery.start_soon(snapshots.run)
+            nursery.start_soon(builds.run)
             nursery.start_soon(stats.run)
             nursery.start_soon(metrics.run)
 

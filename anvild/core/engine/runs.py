@@ -16,6 +16,7 @@ from . import journal
 from .claims import Supply
 from .devices import visible
 from .journal import move, note, run_from, run_row, select_runs
+from .persist import persist
 from .tables import attempts, devices, findings, runs
 from .values import Actor, Attempt, Finding, Run, RunRequest, RunState
 from .waiting import why_waiting
@@ -122,7 +123,7 @@ class Runs:
 
     async def admit(self, kind: str, at_once: int) -> int:
         """Put the oldest drafts of a kind into the queue, as long as fewer than ``at_once`` of its runs are queued or
-        at work. Returns how many that were."""
+        at work, however long the store makes us wait. Returns how many that were."""
 
         def job(conn: Connection) -> int:
             of_kind = runs.c.kind == kind
@@ -134,7 +135,7 @@ class Runs:
                 _start(conn, run_id, journal.SYSTEM)
             return len(drafts)
 
-        return await self._store.write(job)
+        return await persist(self._store, job)
 
     async def cancel(
         self, run_id: str, by: Actor = journal.SYSTEM, *, reason: str | None = None, also: Also | None = None

@@ -12,13 +12,6 @@ from tests.support.contract import METHODS, Document, differences, schemes
 # Operations that are not served yet. The list only ever gets shorter.
 UNSERVED: frozenset[str] = frozenset(
     {
-        "POST /v1/channels",
-        "GET /v1/channels",
-        "POST /v1/channels/test",
-        "GET /v1/channels/{id}",
-        "PATCH /v1/channels/{id}",
-        "DELETE /v1/channels/{id}",
-        "PUT /v1/channels/{id}/config",
         "PUT /v1/admin/users/{id}/admin",
         "GET /v1/audit-logs",
         "GET /v1/admin/events/stream",
@@ -28,10 +21,6 @@ UNSERVED: frozenset[str] = frozenset(
         "DELETE /v1/admin/teams/{id}",
         "GET /v1/admin/users",
         "PUT /v1/admin/users/{id}/active",
-        "POST /v1/admin/builds",
-        "GET /v1/admin/builds",
-        "GET /v1/admin/builds/{id}",
-        "POST /v1/admin/builds/{id}/cancel",
     }
 )
 
