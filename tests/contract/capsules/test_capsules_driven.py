@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import httpx2
 import pytest
 from schemathesis import GenerationMode
 
-from tests.daemon import EMAIL, PASSWORD
 from tests.support.made_up import MODES, drive
 
 SUBJECTS = {"auth", "me", "account", "api-keys", "users", "teams"}
@@ -17,15 +15,10 @@ ENDING = {"POST /v1/auth/logout", "POST /v1/auth/logout-all"}
 
 
 @pytest.fixture(scope="module")
-def headers(daemon: Any) -> dict[str, str]:
-    """The headers of the first user's browser. There is one login, since attempts are limited."""
-    login = httpx2.post(f"{daemon.url}/v1/auth/login", json={"email": EMAIL, "password": PASSWORD}, trust_env=False)
-    assert login.status_code == 200, login.text
-    cookies = dict(line.partition(";")[0].split("=", 1) for line in login.headers.get_list("set-cookie"))
-    return {
-        "Cookie": "; ".join(f"{name}={value}" for name, value in cookies.items()),
-        "X-CSRF-Token": cookies["wrenn_csrf"],
-    }
+def headers(daemon: Any, sign_in: Any) -> dict[str, str]:
+    """The headers of the first user's browser."""
+    found: dict[str, str] = sign_in(daemon)
+    return found
 
 
 @pytest.mark.parametrize("mode", MODES, ids=lambda mode: mode.value)
