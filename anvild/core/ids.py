@@ -6,8 +6,11 @@ import os
 import random
 import time
 
-__all__ = ["new_id"]
+__all__ = ["event_of", "id_of_event", "new_id"]
 
+
+_EVENTS = 0x0000_0000_0000_8000_8000_0000_0000_0000
+_EVENT_MASK = (1 << 60) - 1
 
 # Ids must differ, they need not be secret: a generator of our own makes one without a system call.
 _random = random.Random(os.urandom(32))  # noqa: S311
@@ -23,5 +26,20 @@ def new_id() -> str:
     value = (time.time_ns() // 1_000_000) << 80 | _random.getrandbits(80)
     value = value & ~(0xF << 76) | 0x7 << 76
     value = value & ~(0x3 << 62) | 0x2 << 62
+    return _written(value)
+
+
+def id_of_event(number: int) -> str:
+    """Return the number of an event in the form of other ids: a UUID of version 8 that ends in it."""
+    return _written(_EVENTS | number)
+
+
+def event_of(id_: str) -> int | None:
+    """Return the number of the event that an id is of; None for an id that is of none."""
+    value = int(id_.replace("-", ""), 16)
+    return value & _EVENT_MASK if value & ~_EVENT_MASK == _EVENTS else None
+
+
+def _written(value: int) -> str:
     text = f"{value:032x}"
     return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from anvild.core.artifacts import Artifact
 from anvild.core.engine import Device, DriverInfo, Finding, Run, RunState
 from anvild.core.identity import ApiKey, Principal
+from anvild.core.ids import id_of_event
 from anvild.core.plugins import PluginInfo
 from anvild.sdk import Event
 
@@ -40,9 +41,6 @@ STATUSES: dict[RunState, Status] = {
     RunState.CANCELLED: "cancelled",
 }
 """The contract knows five words for the seven states of a run; ``GET /runs/{id}/state`` tells them all."""
-
-EVENT_ID_BASE = 0x0000_0000_0000_8000_8000_0000_0000_0000
-"""An audit entry's id is a UUID of version 8 that holds the event's number in its last 60 bits."""
 
 
 def run_shape(run: Run) -> wire.Run:
@@ -132,10 +130,8 @@ def key_shape(key: ApiKey) -> wire.ApiKeyListed:
 
 def audit_shape(event: Event, team_id: str) -> wire.AuditEvent:
     """Return an entry of the audit log of a team."""
-    number = EVENT_ID_BASE | event.id
-    text = f"{number:032x}"
     return wire.AuditEvent(
-        id=f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}",
+        id=id_of_event(event.id),
         org_id=team_id,
         actor=event.actor,
         action=event.kind,

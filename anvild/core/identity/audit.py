@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
+from types import MappingProxyType
+from typing import Literal
 
 import msgspec
-from sqlalchemy import select
+from sqlalchemy import ColumnElement, Connection, Select, select
 
 from anvild.core.errors import FieldProblem, InvalidRequest
 from anvild.core.events import EventFilter
@@ -14,7 +17,11 @@ from anvild.core.events.tables import events
 from anvild.core.store import Store
 from anvild.sdk import Event
 
-__all__ = ["Audit", "AuditCursor", "AuditPage"]
+from .tables import api_keys, tokens, users
+
+__all__ = ["Audit", "AuditCursor", "AuditPage", "Doer"]
+
+DoerKind = Literal["user", "api_key", "host", "system"]
 
 _TIME = re.compile(r"(\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d)(?:\.(\d+))?([Zz]|[+-]\d\d:\d\d)")
 _MICROSECONDS = 6
@@ -56,11 +63,23 @@ class AuditCursor(msgspec.Struct, frozen=True):
         return f"{self.at.astimezone(UTC):%Y-%m-%dT%H:%M:%S.%f}{suffix}Z"
 
 
+class Doer(msgspec.Struct, frozen=True, kw_only=True):
+    """Who has done something, as people know them. Whoever is no person, key or host is the system."""
+
+    kind: DoerKind = "system"
+    id: str | None = None
+    name: str | None = None
+
+
 class AuditPage(msgspec.Struct, frozen=True):
-    """Audit events, newest first, and where the next page begins; None when there is none."""
+    """Audit events, newest first, and where the next page begins; None when there is none.
+
+    ``doers`` are those who did all that, by the events' ``actor``.
+    """
 
     events: tuple[Event, ...]
     next: AuditCursor | None
+    doers: Mapping[str, Doer]
 
 
 class Audit:
@@ -86,9 +105,44 @@ class Audit:
         statement = select(events).where(where.condition()).order_by(events.c.id.desc()).limit(limit + 1)
         if before is not None:
             statement = statement.where(events.c.at < before.at if before.id is None else events.c.id < before.id)
-        found = await self._store.read(
-            lambda connection: [Event(**row) for row in connection.execute(statement).mappings()]
-        )
-        page = tuple(found[:limit])
-        following = AuditCursor(page[-1].at, page[-1].id) if len(found) > limit else None
-        return AuditPage(page, following)
+
+        def job(connection: Connection) -> AuditPage:
+            found = [Event(**row) for row in connection.execute(statement).mappings()]
+            page = tuple(found[:limit])
+            following = AuditCursor(page[-1].at, page[-1].id) if len(found) > limit else None
+            return AuditPage(page, following, _doers(connection, {event.actor for event in page}))
+
+        return await self._store.read(job)
+
+
+_KNOWN: Mapping[str, tuple[DoerKind, Select[str, str, str], ColumnElement[str]]] = MappingProxyType(
+    {
+        "user": ("user", select(users.c.id, users.c.id, users.c.name), users.c.id),
+        "api_key": ("api_key", select(api_keys.c.id, api_keys.c.id, api_keys.c.name), api_keys.c.id),
+        # A personal token is the person whose it is.
+        "token": (
+            "user",
+            select(tokens.c.id, users.c.id, users.c.name).join(users, users.c.id == tokens.c.user_id),
+            tokens.c.id,
+        ),
+        "host": (
+            "host",
+            select(tokens.c.host_id, tokens.c.host_id, tokens.c.name).where(tokens.c.name.is_not(None)),
+            tokens.c.host_id,
+        ),
+    }
+)
+
+
+def _doers(connection: Connection, actors: Iterable[str]) -> dict[str, Doer]:
+    """Find out who the actors of events are."""
+    doers = dict.fromkeys(actors, Doer())
+    ids: dict[str, list[str]] = {}
+    for actor in doers:
+        kind, _, id_ = actor.partition(":")
+        ids.setdefault(kind, []).append(id_)
+    for of, (kind, query, column) in _KNOWN.items():
+        if of in ids:
+            for id_, shown, name in connection.execute(query.where(column.in_(ids[of]))):
+                doers[f"{of}:{id_}"] = Doer(kind=kind, id=shown, name=name)
+    return doers

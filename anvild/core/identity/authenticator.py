@@ -114,7 +114,7 @@ class Authenticator:
     async def _session(self, credentials: Credentials) -> Principal:
         assert credentials.session is not None
         hashed = digest(credentials.session)
-        session = self._cache.get("session", hashed, _Session)
+        session = None if credentials.anew else self._cache.get("session", hashed, _Session)
         if session is None:
             generation = self._cache.generation
             session = await self._store.read(lambda connection: _load_session(connection, hashed))

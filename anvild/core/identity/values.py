@@ -76,7 +76,8 @@ SYSTEM = Principal(kind="system", id="system", name="system")
 class Credentials(msgspec.Struct, frozen=True, kw_only=True):
     """What a request brings to say who asks, as the web read it from headers and cookies.
 
-    ``authorization`` is the whole header. ``method`` decides whether a session needs its CSRF proof.
+    ``authorization`` is the whole header. ``method`` decides whether a session needs its CSRF proof. With ``anew`` what
+    a session may do is read from the store, whatever is remembered of it.
     """
 
     authorization: str | None = None
@@ -88,6 +89,7 @@ class Credentials(msgspec.Struct, frozen=True, kw_only=True):
     method: str = "GET"
     ip: str | None = None
     user_agent: str | None = None
+    anew: bool = False
 
 
 class Origin(msgspec.Struct, frozen=True):
