@@ -12,6 +12,7 @@ from .apps import (
     CrashReports,
     Logs,
     Ports,
+    ReversePorts,
     Screen,
 )
 from .capabilities import (
@@ -199,6 +200,7 @@ __all__ = [
     "ReportExporter",
     "Requirements",
     "ResourceExhausted",
+    "ReversePorts",
     "RunContext",
     "RunFailed",
     "RunInfo",

@@ -14,7 +14,7 @@ import trio
 from .values import App, Attachment, TestProgress, TestRequest, TestSummary
 from .verbs import Capability, verb
 
-__all__ = ["AppTests", "Apps", "Attachments", "CrashReports", "Logs", "Ports", "Screen"]
+__all__ = ["AppTests", "Apps", "Attachments", "CrashReports", "Logs", "Ports", "ReversePorts", "Screen"]
 
 
 class Apps(Capability):
@@ -127,15 +127,23 @@ class Logs(Capability):
 
 
 class Ports(Capability):
-    """Reach what listens on the device, and let the device reach what listens on its host."""
+    """Reach what listens on the device."""
 
     capability = "ports"
 
     @abstractmethod
     @verb(deadline=30)
     async def connect_port(self, port: int) -> trio.abc.Stream:
-        """Connect to a TCP port of the device itself. The caller closes the stream. Raises Unavailable when nothing
-        listens there."""
+        """Connect to a TCP port of the device itself. The caller closes the stream, which is a
+        :class:`trio.abc.HalfCloseableStream` where the platform can end one direction alone; what breaks the
+        connection later raises ``trio.BrokenResourceError``. Raises Unavailable when nothing listens there,
+        InvalidArgument for what is no port."""
+
+
+class ReversePorts(Capability):
+    """Let the device reach what listens on its host."""
+
+    capability = "reverse_ports"
 
     @abstractmethod
     @verb(deadline=30)

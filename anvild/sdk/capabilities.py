@@ -23,7 +23,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, S
 import msgspec
 import trio
 
-from .apps import Apps, AppTests, Attachments, CrashReports, Logs, Ports, Screen
+from .apps import Apps, AppTests, Attachments, CrashReports, Logs, Ports, ReversePorts, Screen
 from .errors import DeadlineExceeded, WrongState
 from .values import (
     Command,
@@ -355,6 +355,7 @@ SESSION_CAPABILITIES: dict[str, type[Capability]] = {
         Screen,
         Logs,
         Ports,
+        ReversePorts,
         CrashReports,
         Attachments,
     )

@@ -210,23 +210,43 @@ class _GuardedStream(trio.abc.ReceiveStream):
 
 
 class _GuardedConnection(_GuardedStream, trio.abc.HalfCloseableStream):
-    """A byte stream both ways. One that cannot be half closed is closed whole when its sending ends."""
+    """A byte stream both ways. One that cannot be half closed is closed whole when its sending ends. That whoever is at
+    its other end breaks it is no error of the driver."""
 
     def __init__(self, stream: trio.abc.Stream, guard: Guard) -> None:
         super().__init__(stream, guard)
         self._both = stream
 
+    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
+        data: bytes = await self._move("stream.receive", self._both.receive_some, max_bytes)
+        return data
+
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        await self._guard.call("stream.send", math.inf, self._both.send_all, data)
+        await self._move("stream.send", self._both.send_all, data)
 
     async def wait_send_all_might_not_block(self) -> None:
-        await self._guard.call("stream.send", math.inf, self._both.wait_send_all_might_not_block)
+        await self._move("stream.send", self._both.wait_send_all_might_not_block)
 
     async def send_eof(self) -> None:
         if isinstance(self._both, trio.abc.HalfCloseableStream):
-            await self._guard.call("stream.send_eof", math.inf, self._both.send_eof)
+            await self._move("stream.send_eof", self._both.send_eof)
         else:
             await self._both.aclose()
+
+    async def _move(self, what: str, function: Callable[..., Awaitable[Any]], *args: Any) -> Any:
+        broken: trio.BrokenResourceError | None = None
+
+        async def moving() -> Any:
+            nonlocal broken
+            try:
+                return await function(*args)
+            except trio.BrokenResourceError as error:
+                broken = error
+
+        moved = await self._guard.call(what, math.inf, moving)
+        if broken is not None:
+            raise broken
+        return moved
 
 
 class _Source:

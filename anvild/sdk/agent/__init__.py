@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from .archive import guest_archive
 from .client import AgentClient, connect_agent
-from .connection import AgentConnection, accept_connection, open_connection
+from .connection import AgentConnection, accept_connection, listen_for_connections, open_connection
 from .process import AgentProcess
 from .protocol import KEPT_OUTPUT
 from .session import AgentSession
@@ -23,5 +23,6 @@ __all__ = [
     "accept_connection",
     "connect_agent",
     "guest_archive",
+    "listen_for_connections",
     "open_connection",
 ]

@@ -8,7 +8,7 @@ from ..errors import AnvilError
 from .client import AgentClient, AgentStream
 from .protocol import Close, Kind, Packed
 
-__all__ = ["AgentConnection", "accept_connection", "open_connection"]
+__all__ = ["AgentConnection", "accept_connection", "listen_for_connections", "open_connection"]
 
 
 class AgentConnection(trio.abc.HalfCloseableStream):
@@ -74,12 +74,19 @@ async def open_connection(agent: AgentClient, port: int) -> AgentConnection:
     return await _begin(agent, "connect", port=port)
 
 
-async def accept_connection(agent: AgentClient, port: int) -> AgentConnection:
-    """Return the next connection that a program in the guest opens to a port of the guest's loopback.
+async def listen_for_connections(agent: AgentClient, port: int) -> None:
+    """Let a port of the guest's loopback lead to the host, until the guest ends or becomes another one.
 
-    The port is listened on from the first call until the guest ends, or becomes another one; who connects while
-    nobody accepts waits. Raises Unavailable when the port cannot be had, DeviceLost, CapabilityMissing when the agent
-    is too old for it.
+    Doing it again is fine; who connects while nobody accepts waits. Raises Unavailable or WrongState when the port
+    cannot be had, DeviceLost, CapabilityMissing when the agent is too old for it.
+    """
+    await agent.call("listen", port=port)
+
+
+async def accept_connection(agent: AgentClient, port: int) -> AgentConnection:
+    """Return the next connection that a program in the guest opens to a port that leads to the host.
+
+    Raises WrongState for another port, DeviceLost.
     """
     return await _begin(agent, "accept", port=port)
 

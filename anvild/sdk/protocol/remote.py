@@ -59,6 +59,12 @@ class RemoteStream(RemoteReceiveStream, trio.abc.Stream):
         super().__init__(inlet)
         self._outlet = outlet
 
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        try:
+            return await super().receive_some(max_bytes)
+        except Unavailable as error:
+            raise trio.BrokenResourceError(error.message) from None
+
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         if self._closed:
             raise trio.ClosedResourceError("this stream is closed")

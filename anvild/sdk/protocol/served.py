@@ -12,7 +12,7 @@ import trio
 
 from ..capabilities import Process
 from ..driver import Session
-from ..errors import AnvilError, WrongState
+from ..errors import AnvilError, Unavailable, WrongState
 from ..values import Output, Stream
 from .frames import FRAME_LIMIT, STDERR, STDOUT, WINDOW
 from .messages import StartedProcess, StreamPair, StreamResult
@@ -199,6 +199,8 @@ class Holdings:
             error = None
         except Dropped:
             pass  # the host wants nothing more
+        except trio.BrokenResourceError as broken:
+            error = Unavailable(str(broken) or "the connection has broken")
         except Exception as raised:
             error = self._fault(method, raised)
         finally:

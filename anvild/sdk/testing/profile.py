@@ -90,9 +90,11 @@ class TestsProfile(Table, frozen=True):
 
 class PortsProfile(Table, frozen=True):
     """``[ports]``: ``greeting`` is a port of the device on which something listens and speaks first, or echoes;
+    ``server`` a program of the device that does so and prints a line when it listens, where nothing does by itself;
     ``closed`` one on which nothing listens."""
 
     greeting: int | None = None
+    server: tuple[str, ...] = ()
     closed: int = 9
 
 

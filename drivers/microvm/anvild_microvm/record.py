@@ -20,7 +20,7 @@ from .template import Manifest
 __all__ = ["RECORD", "Handle", "Record", "State", "fact_of", "host_name", "read_record", "write_record"]
 
 RECORD = "capsule.json"
-SESSION_CAPABILITIES = ("exec", "files", "power", "pause", "measure")
+SESSION_CAPABILITIES = ("exec", "files", "ports", "power", "pause", "measure")
 
 State = Literal["making", "running", "frozen", "suspended"]
 

@@ -1,4 +1,4 @@
-"""A session on a guest: exec and files by the agent inside, power, pause and measurement by QEMU."""
+"""A session on a guest: exec, files and ports by the agent inside, power, pause and measurement by QEMU."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 import trio
 
 from anvild.sdk import Command, DeviceFact, Measure, Pause, Power, Sample
-from anvild.sdk.agent import AgentClient, AgentProcess, AgentSession
+from anvild.sdk.agent import AgentClient, AgentConnection, AgentProcess, AgentSession
 
 from .capsule import Capsule
 from .measure import Meter
@@ -26,11 +26,11 @@ class MicrovmSession(AgentSession, Power, Pause, Measure):
         self._capsule = capsule
         super().__init__(device, agent)
         self._meter = Meter()
-        self._started: weakref.WeakSet[AgentProcess] = weakref.WeakSet()
+        self._begun: weakref.WeakSet[AgentProcess | AgentConnection] = weakref.WeakSet()
 
     @property
     def agent(self) -> AgentClient:
-        """What the verbs of exec and files go to. Raises WrongState while the guest is frozen."""
+        """What the verbs of exec, files and ports go to. Raises WrongState while the guest is frozen."""
         self._capsule.refuse_frozen()
         return self._agent
 
@@ -41,8 +41,13 @@ class MicrovmSession(AgentSession, Power, Pause, Measure):
     async def start(self, command: Command) -> AgentProcess:
         process = await super().start(command)
         if command.tag is None:
-            self._started.add(process)
+            self._begun.add(process)
         return process
+
+    async def connect_port(self, port: int) -> AgentConnection:
+        connection = await super().connect_port(port)
+        self._begun.add(connection)
+        return connection
 
     async def reboot(self) -> None:
         await self._capsule.reboot()
@@ -59,10 +64,10 @@ class MicrovmSession(AgentSession, Power, Pause, Measure):
         return await self._meter.sample(self._capsule.guest, self._capsule.folder / self._capsule.record.active)
 
     async def close(self) -> None:
-        """End the processes without a tag that the session has started."""
+        """End the processes without a tag that the session has started, and its connections."""
         with trio.move_on_after(CLEAN_UP_SECONDS, shield=True):
-            for process in list(self._started):
-                await process.aclose()
+            for begun in list(self._begun):
+                await begun.aclose()
 
 
 @asynccontextmanager

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import trio
 
-from anvild.sdk import DeadlineExceeded, DeviceFact, DeviceLost, Exec, Files, Measure, Pause, Sample
+from anvild.sdk import DeadlineExceeded, DeviceFact, DeviceLost, Exec, Files, Measure, Pause, Ports, Sample
 from anvild.sdk.agent import AgentClient, AgentSession
 from anvild.sdk.cgroups import Group, Usage
 
@@ -19,7 +19,7 @@ from .storage import Storage
 class MeasuredSession(AgentSession, Measure):
     """A session on a host that has no freezer for us."""
 
-    offered: ClassVar[tuple[str, ...]] = (Exec.capability, Files.capability, Measure.capability)
+    offered: ClassVar[tuple[str, ...]] = (Exec.capability, Files.capability, Ports.capability, Measure.capability)
 
     def __init__(self, device: DeviceFact, agent: AgentClient, group: Group, storage: Storage) -> None:
         super().__init__(device, agent)

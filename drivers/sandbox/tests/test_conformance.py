@@ -12,12 +12,22 @@ import trio
 
 from anvild.sdk import Command, Driver, Lease, NotFound
 from anvild.sdk.agent import AgentProcess
-from anvild.sdk.testing import RULES, ChildProcess, InProcess, Level, OverWebSocket, Place, Verdict, examine
+from anvild.sdk.testing import (
+    RULES,
+    ChildProcess,
+    InProcess,
+    Level,
+    OverWebSocket,
+    Place,
+    Verdict,
+    examine,
+    profile_of,
+)
 from anvild_sandbox.driver import SandboxDriver
 from anvild_sandbox.session import SandboxSession
 
 PLACES = [InProcess(SandboxDriver), ChildProcess.of(SandboxDriver), OverWebSocket(SandboxDriver)]
-ON_THE_WIRE = ("life.start", "open.", "exec.", "files.", "wire.")
+ON_THE_WIRE = ("life.start", "open.", "exec.", "files.", "ports.", "wire.")
 """What is tried over a WebSocket: the rest is the same as behind a pipe."""
 
 
@@ -25,7 +35,7 @@ ON_THE_WIRE = ("life.start", "open.", "exec.", "files.", "wire.")
 async def test_conformance(place: Place) -> None:
     socket = isinstance(place, OverWebSocket)
     rules = [rule for rule in RULES if not socket or rule.name.startswith(ON_THE_WIRE)]
-    report = await examine(place, rules=rules, settings={"slots": 3})
+    report = await examine(place, profile_of(SandboxDriver), rules=rules, settings={"slots": 3})
     assert report.failures == ()
     assert report.grade is Level.PLATINUM
 

@@ -13,7 +13,7 @@ import time
 from .channel import Channel
 from .folders import describe, list_folder, make_folder, remove
 from .machine import facts, memory_info, ping, set_identity
-from .pipes import Accept, Connect, Listener
+from .pipes import Accept, Connect, Listener, listen
 from .poll import Poll
 from .process import Process
 from .processes import kill, list_processes
@@ -57,6 +57,7 @@ JOBS = {
     "ping": lambda agent, m: ping(agent),
     "memory": lambda agent, m: memory_info(agent),
     "identity": set_identity,
+    "listen": lambda agent, m: listen(agent, m["port"]),
 }
 
 

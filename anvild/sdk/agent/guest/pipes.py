@@ -15,13 +15,14 @@ from .wire import ANSWER, DATA, EOF, FRAME_COST, PAYLOAD_LIMIT, pack
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .agent import Agent
+    from .streams import Steps
 
 BACKLOG = 128
 LOOPBACKS = ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1"))
 EVENTS = select.EPOLLIN | select.EPOLLOUT | select.EPOLLET
 
 
-def check_port(port: int) -> int:
+def check_port(port: object) -> int:
     if not isinstance(port, int) or not 0 < port < 65536:
         raise Refused("invalid_argument", f"{port!r} is no port")
     return port
@@ -227,11 +228,20 @@ class Accept(Pipe):
 
     def __init__(self, agent: Agent, sid: int, port: int) -> None:
         super().__init__(agent, sid)
-        if port not in agent.listeners:
-            agent.listeners[port] = Listener(agent, check_port(port))
-        self.listener = agent.listeners[port]
-        self.listener.add(self)
+        listener = agent.listeners.get(port)
+        if listener is None:
+            raise Refused("wrong_state", f"the port {port!r} of the device does not lead to the host")
+        self.listener = listener
+        listener.add(self)
 
     def release(self) -> None:
         self.listener.remove(self)
         super().release()
+
+
+def listen(agent: Agent, port: int) -> Steps:
+    """Let a port lead to the host; doing it again is fine."""
+    yield None
+    if check_port(port) not in agent.listeners:
+        agent.listeners[port] = Listener(agent, port)
+    return None

@@ -14,7 +14,7 @@ ERRNO_CODES = {
     "invalid_argument": (
         errno.EISDIR, errno.ENOTDIR, errno.EINVAL, errno.ENAMETOOLONG, errno.ELOOP, errno.ENOEXEC, errno.E2BIG,
     ),
-    "wrong_state": (errno.EBUSY, errno.ETXTBSY, errno.ENOTEMPTY),
+    "wrong_state": (errno.EBUSY, errno.ETXTBSY, errno.ENOTEMPTY, errno.EADDRINUSE),
 }  # fmt: skip
 CODE_OF = {number: code for code, numbers in ERRNO_CODES.items() for number in numbers}
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 
 import trio
 
-from ...apps import Apps, AppTests, Attachments, CrashReports, Logs, Ports, Screen
+from ...apps import Apps, AppTests, Attachments, CrashReports, Logs, Ports, ReversePorts, Screen
+from ...capabilities import Exec
 from ...errors import AlreadyExists, AnvilError, InvalidArgument, NotFound, PermissionDenied, Unavailable, WrongState
-from ...values import App, Attachment, TestCase, TestProgress, TestRequest, TestStatus, TestSummary
+from ...values import App, Attachment, Command, TestCase, TestProgress, TestRequest, TestStatus, TestSummary
 from ..bench import Bench
 from ..profile import AppProfile, TestsProfile
 from ..rules import Broken, Level, require
@@ -265,26 +267,27 @@ async def connects(bench: Bench, device: Ports) -> None:
     port = bench.profile.ports.greeting
     if port is None:
         raise Broken("the profile names no port that answers: set ports.greeting")
-    stream = await limited("connect_port", 30, lambda: device.connect_port(port))
-    async with stream:
-        await stream.send_all(b"hello\n")
-        with trio.move_on_after(30):
-            require(await stream.receive_some(), f"port {port} closed without a word")
-            return
+    async with _listening(bench, device):
+        stream = await limited("connect_port", 30, lambda: device.connect_port(port))
+        async with stream:
+            await stream.send_all(b"hello\n")
+            with trio.move_on_after(30):
+                require(await stream.receive_some(), f"port {port} closed without a word")
+                return
     raise Broken(f"port {port} says nothing")
 
 
-@BOOK.rule("ports.reverse", Level.SILVER, about=Ports)
+@BOOK.rule("reverse_ports.reverse", Level.SILVER, about=ReversePorts)
 async def reverses(bench: Bench) -> None:
     """A port of the device that leads to the host is free to choose, taken while its session lasts, and free again
     afterwards."""
     async with bench.session() as session:
-        ports = session.require(Ports)
+        ports = session.require(ReversePorts)
         chosen = await limited("reverse_port", 30, lambda: ports.reverse_port(0, 9))
         require(0 < chosen < 65536, f"the device chose port {chosen}")
         await refused("a port that is taken", AlreadyExists, lambda: ports.reverse_port(chosen, 10))
     async with bench.session() as session:
-        again = await limited("reverse_port", 30, lambda: session.require(Ports).reverse_port(chosen, 9))
+        again = await limited("reverse_port", 30, lambda: session.require(ReversePorts).reverse_port(chosen, 9))
         require(again == chosen, f"port {chosen} was asked for, and {again} came back")
 
 
@@ -311,6 +314,21 @@ async def unknown_attachment(bench: Bench, device: Attachments) -> None:
             (NotFound, InvalidArgument, PermissionDenied),
             partial(device.fetch, reference),
         )
+
+
+@asynccontextmanager
+async def _listening(bench: Bench, device: Ports) -> AsyncIterator[None]:
+    """Let the profile's program listen on the device while the block runs."""
+    server = bench.profile.ports.server
+    if not server:
+        yield
+        return
+    if not isinstance(device, Exec):
+        raise Broken("the profile names a program that listens, and the device runs none: unset ports.server")
+    async with await limited("start", 30, lambda: device.start(Command(argv=server))) as process:
+        outputs = aiter(process)
+        await limited("the first output of ports.server", 30, lambda: anext(outputs))
+        yield
 
 
 def _app(bench: Bench) -> AppProfile:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import trio
 
-from anvild.sdk import AlreadyExists, DriverFault, InvalidArgument, Ports, Unavailable
+from anvild.sdk import AlreadyExists, DriverFault, InvalidArgument, Ports, ReversePorts, Unavailable
 
 from ..adb.errors import from_device
 from ..adb.wire import AdbStream, Closed
@@ -15,7 +15,7 @@ __all__ = ["AndroidPorts"]
 HIGHEST = 65535
 
 
-class AndroidPorts(AndroidBase, Ports):
+class AndroidPorts(AndroidBase, Ports, ReversePorts):
     """Ports that were reversed are given back when the session ends."""
 
     async def connect_port(self, port: int) -> trio.abc.Stream:

@@ -15,6 +15,7 @@ from anvild.sdk import (
     Logs,
     Ports,
     Power,
+    ReversePorts,
     Screen,
 )
 
@@ -31,7 +32,8 @@ from .screen import AndroidScreen
 __all__ = ["OFFERED", "AndroidSession"]
 
 OFFERED: tuple[str, ...] = tuple(
-    each.capability for each in (Exec, Files, Power, Apps, AppTests, Screen, Logs, Ports, CrashReports, Attachments)
+    each.capability
+    for each in (Exec, Files, Power, Apps, AppTests, Screen, Logs, Ports, ReversePorts, CrashReports, Attachments)
 )
 CLOSE_SECONDS = 10.0
 

@@ -188,21 +188,24 @@ async def test_output_comes_through_to_its_end(bench: Bench) -> None:
 async def test_a_connection_goes_both_ways_until_the_lease_ends() -> None:
     """What a verb returns as a stream both ways keeps its sending half, and ends with the lease."""
     ours, theirs = trio.testing.memory_stream_pair()
+    abandoned, gone = trio.testing.memory_stream_pair()
+    await gone.aclose()
     fences = Fences()
     fences.set("id-1", 3)
 
     class Connected(Rough, Ports):
         async def connect_port(self, port: int) -> trio.abc.Stream:
-            return ours
+            return ours if port == 80 else abandoned
 
-        async def reverse_port(self, device_port: int, host_port: int) -> int:
-            return device_port
+    faults: list[str] = []
 
     def fault(what: str, error: BaseException) -> DriverFault:
+        faults.append(what)
         return DriverFault(f"{what}: {error!r}")
 
     guard = Guard(device="Device 1", device_id="id-1", fence=3, fences=fences, fault=fault)
-    stream = await guarded(Connected(), guard, ["ports"]).require(Ports).connect_port(80)
+    connected = guarded(Connected(), guard, ["ports"]).require(Ports)
+    stream = await connected.connect_port(80)
     await stream.send_all(b"to the device")
     assert await theirs.receive_some() == b"to the device"
     await theirs.send_all(b"from it")
@@ -210,7 +213,11 @@ async def test_a_connection_goes_both_ways_until_the_lease_ends() -> None:
     assert isinstance(stream, trio.abc.HalfCloseableStream)
     await stream.send_eof()
     assert await theirs.receive_some() == b""
+    broken = await connected.connect_port(81)
+    with pytest.raises(trio.BrokenResourceError):  # which is no fault of the driver
+        await broken.send_all(b"to nobody")
     fences.end("id-1", 3)
     with pytest.raises(StaleLease):
         await stream.receive_some()
     await stream.aclose()
+    assert faults == []

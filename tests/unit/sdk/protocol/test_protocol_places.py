@@ -146,6 +146,9 @@ async def exercise(driver: Driver, toy: ModuleType, lease: Lease) -> dict[str, A
         await see("sample", session.sample())  # type: ignore[attr-defined]
         await see("reverse", session.reverse_port(0, 5))  # type: ignore[attr-defined]
         await see("no port", session.connect_port(1))  # type: ignore[attr-defined]
+        async with await session.connect_port(2) as broken:  # type: ignore[attr-defined]
+            with pytest.raises(trio.BrokenResourceError, match="it was reset"):
+                await broken.receive_some()
         async with await session.connect_port(80) as stream:  # type: ignore[attr-defined]
             await stream.send_all(CHUNK)
             answered = b""

@@ -46,6 +46,7 @@ from anvild.sdk import (
     RecoveryState,
     Remedy,
     Report,
+    ReversePorts,
     Sample,
     Session,
     Sighting,
@@ -96,7 +97,7 @@ def fact(identity: str) -> DeviceFact:
         platform="toy",
         name=f"Toy {identity}",
         status=DeviceStatus.READY,
-        capabilities=("exec", "files", "measure", "ports", "crash_reports", "blink"),
+        capabilities=("exec", "files", "measure", "ports", "reverse_ports", "crash_reports", "blink"),
         facts={"colour": "réd"},
         handle=f"handle-{identity}",
     )
@@ -130,7 +131,7 @@ class ToyDriver(Driver, Provision, ImageBuild, Mend):
             name="toy",
             version="1.2",
             platforms=("toy",),
-            capabilities=("exec", "files", "measure", "ports", "crash_reports", "blink", "provision"),
+            capabilities=("exec", "files", "measure", "ports", "reverse_ports", "crash_reports", "blink", "provision"),
             health=Health(state=HealthState.HEALTHY, reason="all well"),
             slots=3,
         )
@@ -199,7 +200,24 @@ class ToyDriver(Driver, Provision, ImageBuild, Mend):
         return f"{identity} was mended by {remedy.value}"
 
 
-class ToySession(Session, Exec, Files, Measure, Ports, CrashReports, Blink):
+class BrokenConnection(trio.abc.Stream):
+    """A connection whose other end has gone."""
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        await trio.lowlevel.checkpoint()
+        raise trio.BrokenResourceError("it was reset")
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        await trio.lowlevel.checkpoint()
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+    async def aclose(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+
+class ToySession(Session, Exec, Files, Measure, Ports, ReversePorts, CrashReports, Blink):
     """One toy in use."""
 
     def __init__(self, device: DeviceFact, lease: Lease, driver: ToyDriver, nursery: trio.Nursery) -> None:
@@ -272,6 +290,8 @@ class ToySession(Session, Exec, Files, Measure, Ports, CrashReports, Blink):
     async def connect_port(self, port: int) -> trio.abc.Stream:
         if port == 1:
             raise Unavailable("nothing listens there")
+        if port == 2:
+            return BrokenConnection()
         send, receive = trio.testing.memory_stream_one_way_pair()
         return trio.StapledStream(send, receive)
 

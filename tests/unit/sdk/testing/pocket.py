@@ -38,6 +38,7 @@ from anvild.sdk import (
     Power,
     Remedy,
     Report,
+    ReversePorts,
     Screen,
     Session,
     Sighting,
@@ -51,7 +52,7 @@ from anvild.sdk import (
 )
 from anvild.sdk.testing import AppProfile, PortsProfile, Profile, TestsProfile
 
-OFFERED = ("apps", "app_tests", "screen", "logs", "ports", "crash_reports", "attachments", "power")
+OFFERED = ("apps", "app_tests", "screen", "logs", "ports", "reverse_ports", "crash_reports", "attachments", "power")
 MAGIC = b"PACKAGE:"
 TESTS = [TestStatus.PASSED, TestStatus.FAILED, TestStatus.PASSED]
 
@@ -85,7 +86,7 @@ async def stream_of(data: bytes, *, end: bool = True) -> trio.abc.ReceiveStream:
     return receive
 
 
-class PocketSession(Session, Apps, AppTests, Screen, Logs, Ports, CrashReports, Attachments, Power):
+class PocketSession(Session, Apps, AppTests, Screen, Logs, Ports, ReversePorts, CrashReports, Attachments, Power):
     """A session on the device."""
 
     def __init__(self, device: DeviceFact, state: dict[str, Any]) -> None:

@@ -36,7 +36,18 @@ async def test_a_driver_of_phones_can_keep_all_rules(tried: Kit) -> None:
     assert report.failures == ()
     assert report.grade is Level.PLATINUM
     passed = {each.rule.partition(".")[0] for each in report.results if each.verdict is Verdict.PASSED}
-    offered = {"apps", "app_tests", "screen", "logs", "ports", "crash_reports", "attachments", "power", "mend"}
+    offered = {
+        "apps",
+        "app_tests",
+        "screen",
+        "logs",
+        "ports",
+        "reverse_ports",
+        "crash_reports",
+        "attachments",
+        "power",
+        "mend",
+    }
     assert offered <= passed
 
 
@@ -106,7 +117,7 @@ async def all_remedies(self: Any, identity: str) -> Sequence[Remedy]:
         ("logs.since", "logs", b"a line\n", "must raise InvalidArgument"),
         ("logs.follow", "logs", b"a line\n", "came to an end"),
         ("ports.closed", "connect_port", answers(None), "must raise Unavailable"),
-        ("ports.reverse", "reverse_port", answers(4000), "must raise AlreadyExists"),
+        ("reverse_ports.reverse", "reverse_port", answers(4000), "must raise AlreadyExists"),
         ("crash_reports.list", "crash_reports", answers(["a report"]), "crash_reports returned"),
         ("attachments.unknown", "fetch", b"root:x:0", "must raise NotFound"),
         ("mend.remedies", "remedies", all_remedies, "the remedies are"),
