@@ -11,6 +11,7 @@ import difflib
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
@@ -24,6 +25,7 @@ __all__ = [
     "GithubSettings",
     "IdentitySettings",
     "MailSettings",
+    "NotifySettings",
     "PluginSettings",
     "Settings",
     "SettingsError",
@@ -59,6 +61,7 @@ class StoreSettings(Section, frozen=True):
 
     url: Annotated[str, msgspec.Meta(description="database; empty means SQLite in the data directory")] = ""
     runs_days: Annotated[Days, msgspec.Meta(description="how long runs are kept after their end")] = 365.0
+    capsules_days: Annotated[Days, msgspec.Meta(description="how long capsules are kept after their end")] = 90.0
     events_days: Annotated[Days, msgspec.Meta(description="how long events are kept")] = 30.0
     audit_days: Annotated[Days, msgspec.Meta(description="how long audit events are kept")] = 365.0
     artifacts_days: Annotated[Days, msgspec.Meta(description="how long artifacts are kept")] = 90.0
@@ -99,6 +102,24 @@ class MailSettings(Section, frozen=True):
     user: Annotated[str, msgspec.Meta(description="name to log in with; empty logs in as nobody")] = ""
     password: Annotated[str, msgspec.Meta(description="password to log in with")] = ""
     sender: Annotated[str, msgspec.Meta(description="address that mails come from")] = "anvild@localhost"
+
+
+class NotifySettings(Section, frozen=True):
+    """``[notify]``"""
+
+    allow: Annotated[
+        tuple[str, ...],
+        msgspec.Meta(description="networks (10.0.0.0/8) that channels may reach beside public addresses"),
+    ] = ()
+
+    def __post_init__(self) -> None:
+        for network in self.allow:
+            ip_network(network)
+
+    @property
+    def networks(self) -> tuple[IPv4Network | IPv6Network, ...]:
+        """The networks of ``allow``."""
+        return tuple(map(ip_network, self.allow))
 
 
 class GithubSettings(Section, frozen=True):
@@ -182,6 +203,7 @@ class Settings(Section, frozen=True):
     web: WebSettings = WebSettings()
     identity: IdentitySettings = IdentitySettings()
     mail: MailSettings = MailSettings()
+    notify: NotifySettings = NotifySettings()
     github: GithubSettings = GithubSettings()
     engine: EngineSettings = EngineSettings()
     devicetests: DevicetestSettings = DevicetestSettings()

@@ -32,7 +32,7 @@ from .people import Holding, Leases
 from .persist import persist
 from .queue import Demand, can_make
 from .recovery import Recoverer
-from .retention import Retention
+from .retention import runs_retention
 from .runs import Runs
 from .scheduler import Scheduler
 from .states import Ending
@@ -103,7 +103,7 @@ class Engine:
         self.scheduler = Scheduler(store, supply=self.supply, idle=self._idle, start=self._start)
         self.runs = Runs(store, self.workloads, default_deadline=self._settings.run_deadline, supply=self.supply)
         self.devices = Devices(store, host)
-        self._retention = Retention(store, keep=keep)
+        self._retention = runs_retention(store, keep=keep)
         self._settling: dict[str, trio.Event] = {}
         self.leases = Leases(
             store,

@@ -1,4 +1,4 @@
-"""Retention: what has ended long ago is removed, so that a lab can be left alone for years.
+"""What of the engine's is removed when it is old.
 
 A run goes with its attempts, findings and leases, and with the devices that were made for it; a person's lease goes by
 itself. Nothing goes while it is still of use: a run whose device is leased, or was made to order and is not destroyed
@@ -8,29 +8,18 @@ yet, stays. Artifacts and events have retentions of their own.
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from functools import partial
 from typing import Any
 
-import trio
 from sqlalchemy import ColumnElement, Connection, Select, bindparam, delete, or_, select
 
-from anvild.core.clock import utcnow
-from anvild.core.errors import StorageFull
-from anvild.core.logging import get_logger
+from anvild.core.retention import SLICE, Retention
 from anvild.core.store import Store
-from anvild.sdk import Unavailable
 
 from .devices import left
 from .journal import note
 from .tables import attempts, devices, findings, leases, runs
 
-__all__ = ["Retention"]
-
-SLICE = 200
-PAUSE_SECONDS = 0.2
-EVERY_SECONDS = 3600.0
-
-log = get_logger(__name__)
+__all__ = ["runs_retention"]
 
 _in_use = or_(leases.c.released_at.is_(None), devices.c.made_to_order.is_(True) & left)
 
@@ -52,36 +41,9 @@ _old_leases = (
 )
 
 
-class Retention:
-    """Removes what ended longer than ``keep`` ago, in slices, with pauses that leave the writer to the work."""
-
-    def __init__(self, store: Store, *, keep: timedelta) -> None:
-        self._store = store
-        self._keep = keep
-
-    async def run(self) -> None:
-        """Sweep now and every hour, until cancelled. A sweep that fails is tried again with the next one."""
-        while True:
-            try:
-                await self.sweep()
-            except (StorageFull, Unavailable) as error:
-                log.warning("retention_put_off", reason=error.message)
-            except Exception:
-                log.exception("retention_failed")
-            await trio.sleep(EVERY_SECONDS)
-
-    async def sweep(self) -> int:
-        """Remove all that is too old; return how many runs and leases of people that were.
-
-        Cancelled in between, the next sweep does the rest.
-        """
-        before = utcnow() - self._keep
-        removed = 0
-        for remove in (_remove_runs, _remove_people_leases):
-            while count := await self._store.write(partial(remove, before)):
-                removed += count
-                await trio.sleep(PAUSE_SECONDS)
-        return removed
+def runs_retention(store: Store, *, keep: timedelta) -> Retention:
+    """Return what removes runs, and leases of people, that ended longer than ``keep`` ago."""
+    return Retention(store, [(_remove_runs, keep), (_remove_people_leases, keep)])
 
 
 def _remove_runs(before: datetime, conn: Connection) -> int:

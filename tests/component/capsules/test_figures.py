@@ -5,18 +5,25 @@ from __future__ import annotations
 from datetime import UTC, date, datetime, timedelta
 
 import pytest
-from sqlalchemy import func, insert, select
+import trio
+import trio.lowlevel
+import trio.testing
+from sqlalchemy import Text, bindparam, func, insert, select, text
+from trio.testing import MockClock
 
 from anvild.capsules.book import Book, add
 from anvild.capsules.levels import Level
+from anvild.capsules.metrics import WRITE_SECONDS, Metrics, Rings
+from anvild.capsules.retention import capsules_retention
 from anvild.capsules.stats import BUCKETS, Range, Stats
-from anvild.capsules.tables import levels, watch
+from anvild.capsules.tables import alive, capsules, ended, levels, watch
 from anvild.capsules.usage import Day
 from anvild.capsules.values import Capsule, Status
 from anvild.core.clock import utcnow
 from anvild.core.identity.tables import teams
 from anvild.core.ids import new_id
 from anvild.core.store import Store
+from anvild.sdk import NotFound, Sample
 from tests.support.capsules import Lab, lab
 
 __all__ = ["lab"]
@@ -185,6 +192,41 @@ async def test_a_clock_that_is_set_back_leaves_no_future(wing: Wing) -> None:
     assert len(series) == 4
 
 
+async def test_what_is_old_is_removed(wing: Wing) -> None:
+    gone, stays = await wing.capsule(), await wing.capsule()
+    metrics = Metrics(wing.store)
+    for each in (gone, stays):
+        measured(await metrics.begin(each), 0, 600)
+        await metrics.end(each)
+    await wing.samples(NOON, NOON)
+    await wing.becomes(gone, "error")
+    await wing.samples(NOON + 10, NOON + 20)
+    await wing.samples(NOON + DAY, NOON + DAY)
+    retention = capsules_retention(wing.store, keep=timedelta(days=1))
+    assert await retention.sweep() == 2, "samples of months ago; the capsule has ended just now"
+    assert await wing.rows() == 2
+    retention = capsules_retention(wing.store, keep=timedelta(0))
+    assert await retention.sweep() == 1
+    assert await metrics.of(gone) == [[], [], []]
+    assert len((await metrics.of(stays))[2]) == 2
+    assert [each.id for each in await wing.book.alive()] == [stays]
+    with pytest.raises(NotFound):
+        await wing.book.get(gone, wing.team)
+    day = Day(TODAY, (4 + 2 + 2) * 10 / 60, (1022 + 511 + 511) * 10 / 60)
+    assert (await wing.used(NOON + DAY, 1))[0] == day, "the sums of days stay"
+
+
+async def test_what_has_ended_is_passed_over_by_indexes(store: Store) -> None:
+    if store.dialect != "sqlite":
+        return
+    ids, of_team = select(capsules.c.id), capsules.c.team_id == bindparam("team", type_=Text)
+    for statement in (ids.where(alive, of_team).order_by(capsules.c.id), ids.where(ended, capsules.c.updated_at < 1)):
+        plan = text(f"EXPLAIN QUERY PLAN {statement}")
+        values = dict.fromkeys(plan.compile().params, 1)
+        rows = await store.read(lambda conn, plan=plan, values=values: conn.execute(plan, values).all())
+        assert [row[-1].partition(" USING ")[0] for row in rows] == ["SEARCH capsules"]
+
+
 async def test_figures_are_served(lab: Lab) -> None:
     api = lab.by_key()
     for wanted in ("5m", "1h", "6h", "24h", "30d"):
@@ -209,3 +251,60 @@ async def test_figures_are_served(lab: Lab) -> None:
         await api("GET", "/v1/capsules/usage", 400, params=wrong)
     await lab.anybody()("GET", "/v1/capsules/usage", 401, promised=False)
     await (await lab.stranger())("GET", "/v1/capsules/stats", 200)
+
+
+def measured(rings: Rings, first: int, last: int) -> None:
+    """Let a capsule be measured every half second."""
+    for number in range(2 * first, 2 * last):
+        at = datetime.fromtimestamp(NOON + number / 2, UTC)
+        rings.add(Sample(at=at, cpu=50.0, memory=number, disk=7), 1)
+
+
+async def test_metrics_are_written_as_time_passes(wing: Wing, nursery: trio.Nursery, mock_clock: MockClock) -> None:
+    capsule = await wing.capsule()
+    metrics = Metrics(wing.store)
+    rings = await metrics.begin(capsule)
+    nursery.start_soon(metrics.run)
+    for minutes in (1, 7):
+        measured(rings, 60 * (minutes - 1), 60 * minutes)
+        await trio.testing.wait_all_tasks_blocked()
+        mock_clock.jump(WRITE_SECONDS)
+        while await Metrics(wing.store).of(capsule) != list(rings.points):
+            await trio.lowlevel.checkpoint()
+    assert await metrics.begin(capsule) is rings
+
+
+async def test_a_graceful_end_loses_no_sample(wing: Wing) -> None:
+    capsule = await wing.capsule()
+    metrics = Metrics(wing.store)
+    rings = await metrics.begin(capsule)
+    measured(rings, 0, 4000)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(metrics.run)
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    again = Metrics(wing.store)
+    assert (await again.begin(capsule)).points == rings.points
+    assert await again.of(capsule) == rings.points
+    measured(await again.begin(capsule), 4000, 4020)
+    await again.end(capsule)
+    fine, mid, coarse = await again.of(capsule)
+    assert fine[-1].at == mid[-1].at + 0.0 == NOON + 4019.5, "a mean goes on where the last daemon left it"
+    assert [point.at for point in coarse] == [NOON + 300 * number - 0.5 for number in range(1, 14)]
+    await wing.becomes(capsule, "stopped")
+    assert await again.of(capsule) == [[], [], coarse]
+    rings = await again.begin(capsule)
+    measured(rings, 4020, 4700)
+    await again.end(capsule)
+    assert await again.of(capsule) == [[], [], coarse], "nothing is written of what has ended"
+
+
+async def test_old_points_are_forgotten(wing: Wing) -> None:
+    capsule = await wing.capsule()
+    metrics = Metrics(wing.store)
+    for hour in (0, 3, 30):
+        rings = await metrics.begin(capsule)
+        measured(rings, hour * 3600, hour * 3600 + 600)
+        await metrics.end(capsule)
+    found = [[(point.at - NOON) // 3600 for point in points] for points in await metrics.of(capsule)]
+    assert [set(hours) for hours in found] == [{30}, {30}, {30}]

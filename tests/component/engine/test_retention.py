@@ -9,10 +9,11 @@ from trio.testing import MockClock
 
 from anvild.core.engine import Actor, RunState, journal
 from anvild.core.engine.chores import tasks_of
-from anvild.core.engine.retention import SLICE, Retention, _old_leases, _old_runs
+from anvild.core.engine.retention import _old_leases, _old_runs, runs_retention
 from anvild.core.engine.tables import attempts, devices, findings, leases, runs
 from anvild.core.events import EventFilter
 from anvild.core.ids import new_id
+from anvild.core.retention import SLICE
 from anvild.core.store import Store
 from anvild.sdk import DeviceRequest, Requirements, Unavailable
 from tests.support.lab import ALICE, Lab, StartEngine, asks
@@ -51,9 +52,9 @@ async def test_what_has_ended_long_ago_is_removed_with_all_that_belongs_to_it(
     before = await sizes(running.store)
     assert before == {"runs": 3, "attempts": 3, "findings": 1, "leases": 4, "devices": 2}
 
-    assert await Retention(running.store, keep=timedelta(days=1)).sweep() == 0
+    assert await runs_retention(running.store, keep=timedelta(days=1)).sweep() == 0
     assert await sizes(running.store) == before
-    assert await Retention(running.store, keep=timedelta(0)).sweep() == 3
+    assert await runs_retention(running.store, keep=timedelta(0)).sweep() == 3
     assert await sizes(running.store) == {"runs": 1, "attempts": 1, "findings": 0, "leases": 1, "devices": 1}
     assert (await running.engine.runs.get(stays.id)).state == "running"
     told = await running.events.read(where=EventFilter(kinds=("run.removed",)))
@@ -68,7 +69,7 @@ async def test_a_run_stays_while_its_device_is_not_destroyed(lab: Lab, start_eng
     lab.destroy_error = Unavailable("the disk is busy")
     await running.until(run)
     await running.after()
-    retention = Retention(running.store, keep=timedelta(0))
+    retention = runs_retention(running.store, keep=timedelta(0))
     assert await retention.sweep() == 0
     lab.destroy_error = None
     running.engine.driver("fake").tidy()
@@ -87,7 +88,7 @@ async def test_many_are_removed_in_slices(store: Store, autojump_clock: MockCloc
 
     await store.write(fill)
     writes = store.statistics().writes
-    assert await Retention(store, keep=timedelta(0)).sweep() == number
+    assert await runs_retention(store, keep=timedelta(0)).sweep() == number
     assert store.statistics().writes - writes == 5
     assert (await sizes(store))["runs"] == 0
 
