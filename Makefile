@@ -31,4 +31,5 @@ soak: setup ## the long form of the reliability tests
 
 constraints: ## pin the newest versions that pyproject.toml allows
 	@uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
-	    --no-emit-index-url --group dev pyproject.toml -o constraints.txt
+	    --no-emit-index-url --no-emit-package anvild --group dev pyproject.toml plugins/*/pyproject.toml \
+	    -o constraints.txt

@@ -53,7 +53,7 @@ if command -v dpkg-query >/dev/null 2>&1; then
 fi
 
 stamp=.venv/.setup
-wanted=$(cat constraints.txt pyproject.toml drivers/*/pyproject.toml packaging/setup.sh | cksum; pwd; "$PYTHON" -V)
+wanted=$(cat constraints.txt pyproject.toml drivers/*/pyproject.toml plugins/*/pyproject.toml packaging/setup.sh | cksum; pwd; "$PYTHON" -V)
 if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ]; then
     exit 0
 fi

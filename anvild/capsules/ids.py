@@ -13,8 +13,8 @@ from anvild.sdk import NotFound
 
 __all__ = ["Kind", "from_wire", "to_wire"]
 
-Kind = Literal["cl", "usr", "team", "key", "host", "log", "bld", "ch", "htok", "hrt"]
-"""Capsule, user, team, API key, host, audit entry, build, channel, and the two records of a host's tokens."""
+Kind = Literal["cl", "usr", "team", "key", "host", "log", "bld", "ch", "htok", "hrt", "dlv"]
+"""Capsule, user, team, API key, host, audit entry, build, channel, the two records of a host's tokens, delivery."""
 
 _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 _LENGTH = 25

@@ -7,6 +7,7 @@ from anvild.core.engine import tables as engine
 from anvild.core.events import tables as events
 from anvild.core.hosts import tables as hosts
 from anvild.core.identity import tables as identity
+from anvild.core.notify import tables as notify
 from anvild.core.store import metadata
 
-__all__ = ["artifacts", "engine", "events", "hosts", "identity", "metadata"]
+__all__ = ["artifacts", "engine", "events", "hosts", "identity", "metadata", "notify"]

@@ -64,6 +64,7 @@ from .extensions import (
     AgentProvider,
     AgentSpec,
     EnvironmentCheck,
+    Notice,
     Notifier,
     ReportExporter,
 )
@@ -73,6 +74,10 @@ from .hooks import (
     AnvilSpecs,
     hookimpl,
     hookspec,
+)
+from .outbound import (
+    Outbound,
+    Reply,
 )
 from .services import (
     ASGIApp,
@@ -182,7 +187,9 @@ __all__ = [
     "Mend",
     "Mount",
     "NotFound",
+    "Notice",
     "Notifier",
+    "Outbound",
     "Outcome",
     "Output",
     "Pause",
@@ -196,6 +203,7 @@ __all__ = [
     "RecoveryState",
     "Rehearsal",
     "Remedy",
+    "Reply",
     "Report",
     "ReportExporter",
     "Requirements",

@@ -7,27 +7,58 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Mapping, Sequence
+from datetime import datetime
 from typing import Any, ClassVar
 
 import msgspec
 
-from .events import Event
+from .outbound import Outbound
 from .values import Health
 
-__all__ = ["AgentProvider", "AgentSpec", "EnvironmentCheck", "Notifier", "ReportExporter"]
+__all__ = ["AgentProvider", "AgentSpec", "EnvironmentCheck", "Notice", "Notifier", "ReportExporter"]
+
+
+class Notice(msgspec.Struct, frozen=True, kw_only=True):
+    """An event as a channel tells of it.
+
+    ``id`` is the same each time that the event is sent, and of no other event. ``title`` is one line for people and
+    ``text`` some more, both plain text: they hold names that users chose. ``body`` is for programs: plain JSON values.
+    """
+
+    id: str
+    kind: str
+    at: datetime
+    title: str
+    text: str
+    body: dict[str, Any] = {}
 
 
 class Notifier(ABC):
-    """Delivers events to one kind of receiver. ``config_type`` is what a channel must be configured with."""
+    """Delivers events to one kind of receiver.
+
+    The daemon makes one instance, whose :meth:`send` is called for many channels at a time. ``config_type`` is what a
+    channel must be configured with: a Struct of strings, checked before a channel is made, kept encrypted and never
+    shown. A field named ``secret`` is shown once, in the answer to the channel's creation; give it a default factory
+    to have one made.
+    """
 
     name: ClassVar[str]
     config_type: ClassVar[type[msgspec.Struct]]
 
+    def __init__(self, outbound: Outbound) -> None:
+        """``outbound`` is the way to the receivers. Another way is not guarded: do not let users say where it goes."""
+        self.outbound = outbound
+
     @abstractmethod
-    async def send(self, config: Any, event: Event) -> str:
-        """Deliver one event and return the receiver's answer in one line. Time limit 10 s. Raises Unavailable when a
-        later try may succeed and InvalidArgument when none will; the daemon retries, orders and keeps dead letters.
-        May be called twice with the same event: pass ``event.id`` on where the receiver can tell."""
+    async def send(self, config: Any, notice: Notice) -> str:
+        """Deliver one notice and return the receiver's answer in one line.
+
+        ``config`` is an instance of ``config_type``. Raises InvalidArgument when no later try will succeed; every
+        other error is followed by one: Unavailable may say when, in seconds, by its detail ``retry_after``. The daemon
+        retries, orders, and keeps dead letters. May be called twice with the same notice: pass its ``id`` on where the
+        receiver can tell. Time limit 10 s. Cancellation: at the limit, and when the channel is deleted or the daemon
+        stops; the notice may have arrived nevertheless.
+        """
 
 
 class AgentSpec(msgspec.Struct, frozen=True, kw_only=True):

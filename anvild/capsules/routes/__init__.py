@@ -19,6 +19,7 @@ from ..github import Github
 from ..letters import Letters
 from .account import add_account, add_signup
 from .auth import add_auth
+from .channels import add_channels
 from .common import SECURITY
 from .keys import add_keys
 from .machines import add_machines
@@ -54,12 +55,14 @@ def make_mounts(services: Services) -> list[Mount]:
     add_users(api, identity)
     add_keys(api, identity)
     machines = add_machines(api, services)
+    deliver = add_channels(api, services)
     _add_document(api, oauth)
 
     async def run() -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(letters.run)
             nursery.start_soon(machines)
+            nursery.start_soon(deliver)
 
     return [api.mount(run=run), oauth.mount()]
 

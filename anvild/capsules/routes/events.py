@@ -8,15 +8,15 @@ from msgspec import UNSET
 from anvild.core.clock import utcnow
 from anvild.core.events import EventFilter, EventLog
 from anvild.sdk import Event
-from anvild.web.api import Api
 from anvild.web.request import Answer, Request
 from anvild.web.sse import Frames, Streams, frame
 
 from ..ids import to_wire
+from ..notices import actor_shape
 from ..schemas import events as wire
 from ..values import Capsule
 from .capsules import capsule_shape
-from .common import KEY_OR_SESSION, team_of
+from .views import View
 
 __all__ = ["add_events"]
 
@@ -26,8 +26,9 @@ OPEN_STREAMS = 2048
 TOLD = ("reason", "from", "to", "template")
 
 
-def add_events(api: Api, log: EventLog) -> None:
+def add_events(view: View, log: EventLog) -> None:
     """Add the stream of events."""
+    whose = "Of all teams" if view.platform else "Of the caller's team"
     frames = Frames(_frame)
     streams = Streams(log, per_principal=OPEN_STREAMS)
 
@@ -36,22 +37,21 @@ def add_events(api: Api, log: EventLog) -> None:
         return streams.answer(
             request,
             frames,
-            where=EventFilter(team_id=team_of(request), include_lab=True, kinds=wire.KINDS),
+            where=EventFilter(team_id=view.team(request), include_lab=True, kinds=wire.KINDS),
             greeting=b"event: connected\ndata: %s\n\n" % hello,
         )
 
-    api.raw(
+    view.raw(
         "GET",
         "/events/stream",
         stream_events,
         summary="Real-time lifecycle event stream",
-        description="Of the caller's team, from now on, or from what follows `Last-Event-ID`.",
+        description=f"{whose}, from now on, or from what follows `Last-Event-ID`.",
         tags=("events",),
         answers={200: wire.SSEEvent},
         media_type="text/event-stream",
         errors={400: "The stream cannot be resumed there.", 401: "Missing or invalid auth"},
         action="events:read",
-        accepts=KEY_OR_SESSION,
     )
 
 
@@ -60,7 +60,7 @@ def _frame(event: Event) -> bytes | None:
     if kind is None:
         return None
     data = event.data
-    told = wire.SSEEvent(event=kind, timestamp=event.at, actor=_actor(event.actor))
+    told = wire.SSEEvent(event=kind, timestamp=event.at, actor=actor_shape(event.actor))
     if event.subject_type == "capsule":
         told.resource = wire.SSEResource(id=to_wire("cl", event.subject_id), type="sandbox")
         told.sandbox = capsule_shape(msgspec.convert(data["capsule"], Capsule))
@@ -74,13 +74,3 @@ def _frame(event: Event) -> bytes | None:
         told.error = str(data["error"])
     told.metadata = {name: str(data[name]) for name in TOLD if name in data} or UNSET
     return frame(event.id, kind, told)
-
-
-def _actor(actor: str) -> wire.SSEActor:
-    """Return who did it; whoever is no person and no key is the system."""
-    kind, _, id_ = actor.partition(":")
-    if kind == "user":
-        return wire.SSEActor(type="user", id=to_wire("usr", id_))
-    if kind == "api_key":
-        return wire.SSEActor(type="api_key", id=to_wire("key", id_))
-    return wire.SSEActor(type="system")

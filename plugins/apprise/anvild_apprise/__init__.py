@@ -1,0 +1,1 @@
+"""anvild notifiers that apprise speaks for: discord, slack, teams, googlechat, telegram, matrix."""

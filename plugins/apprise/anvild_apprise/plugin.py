@@ -1,0 +1,12 @@
+"""Where the notifiers join the daemon."""
+
+from __future__ import annotations
+
+from anvild.sdk import Notifier, hookimpl
+
+ANVIL_API = "1.0"
+
+
+@hookimpl
+def anvil_notifiers() -> list[type[Notifier]]:
+    return []

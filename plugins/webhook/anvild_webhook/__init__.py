@@ -1,0 +1,1 @@
+"""anvild notifier: signed webhooks."""

@@ -1,0 +1,14 @@
+"""Where the notifier joins the daemon."""
+
+from __future__ import annotations
+
+from anvild.sdk import Notifier, hookimpl
+
+from .notifier import WebhookNotifier
+
+ANVIL_API = "1.0"
+
+
+@hookimpl
+def anvil_notifiers() -> list[type[Notifier]]:
+    return [WebhookNotifier]
