@@ -13,7 +13,7 @@ from anvild.core.clock import utcnow
 from anvild.core.engine import Actor
 from anvild.core.engine.persist import fetch, persist
 from anvild.core.events import append
-from anvild.core.identity.tables import teams
+from anvild.core.identity.tables import memberships, teams
 from anvild.core.store import Store
 from anvild.sdk import NotFound
 
@@ -22,7 +22,7 @@ from .metrics import keep_coarse
 from .tables import alive, capsules
 from .values import ALIVE, ENDS, Capsule, Status
 
-__all__ = ["SYSTEM", "Book", "add"]
+__all__ = ["SYSTEM", "Book", "add", "stop_of_owner"]
 
 SYSTEM = Actor()
 
@@ -112,6 +112,16 @@ def add(conn: Connection, capsule: Capsule) -> None:
     values = {name: getattr(capsule, name) for name in capsule.__struct_fields__}
     conn.execute(insert(capsules).values(**values))
     _changed(conn, capsule, "pending")
+
+
+def stop_of_owner(conn: Connection, user_id: str) -> Sequence[Capsule]:
+    """Take the capsules of all teams that a person owns to ``stopping``, and return them."""
+    owned = select(memberships.c.team_id).where(memberships.c.user_id == user_id, memberships.c.role == "owner")
+    states = [state for state in ALIVE if state != "stopping"]
+    query = select(capsules.c.id).where(alive, capsules.c.team_id.in_(owned), capsules.c.status.in_(states))
+    found = conn.execute(query).scalars().all()
+    moved = [_move(conn, capsule_id=id_, allowed=states, to="stopping", values={}) for id_ in found]
+    return [capsule for capsule in moved if capsule is not None]
 
 
 def _move(

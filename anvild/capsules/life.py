@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 from functools import partial
@@ -153,6 +153,13 @@ class Capsules:
         with suppress(InvalidState):
             await self._book.begin(capsule, [state for state in ALIVE if state != "stopping"], "stopping")
             nursery.start_soon(self._end, capsule, by)
+
+    def go_on_ending(self, capsules: Iterable[Capsule], by: Actor) -> None:
+        """Go on with capsules that have been taken to ``stopping`` in the store. A daemon that ends before does so when
+        it starts again."""
+        if self._nursery is not None:
+            for capsule in capsules:
+                self._nursery.start_soon(self._end, capsule, by)
 
     async def pause(self, team_id: str, capsule_id: str, by: Actor, *, reason: str | None = None) -> Capsule:
         """Begin to put a running capsule aside on disk. Raises NotFound, InvalidState, CapabilityMissing."""

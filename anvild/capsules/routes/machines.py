@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from datetime import timedelta
 
 import trio
 
@@ -16,16 +17,21 @@ from anvild.core.store import Store
 from anvild.sdk import Services
 from anvild.web.api import Api
 
+from ..administration import Administration
 from ..book import Book
 from ..builds import Builds
 from ..hosts import HostDesk
 from ..life import Capsules
 from ..metrics import Metrics
+from ..retention import capsules_retention
 from ..snapshots import Snapshots
 from ..stats import Stats
 from ..templates import Templates
 from .admin.builds import add_builds
+from .admin.teams import add_all_teams
 from .admin.templates import add_all_templates
+from .admin.users import add_all_users
+from .audit import add_audit
 from .capsules import add_capsules, add_states
 from .events import add_events
 from .exec import add_exec
@@ -43,13 +49,16 @@ __all__ = ["add_machines"]
 def add_machines(api: Api, services: Services) -> Callable[[], Awaitable[None]]:
     """Add all operations on capsules, and return what must run behind them."""
     engine, store, log = services.get(Engine), services.get(Store), services.get(EventLog)
+    identity = services.get(Identity)
+    settings = services.get(Settings)
     templates = Templates(engine, store)
     book, hosts = Book(store), services.get(Hosts)
     metrics = Metrics(store)
     capsules = Capsules(engine, log, book, templates, metrics)
     stats = Stats(store)
+    retention = capsules_retention(store, keep=timedelta(days=settings.store.capsules_days))
     snapshots = Snapshots(engine, store, capsules, templates)
-    spool = services.get(Settings).data_dir
+    spool = settings.data_dir
     builds = Builds(engine, store, log, services.get(Artifacts), templates, spool=spool)
     for view in (View(api), View(api, platform=True)):
         add_capsules(view, capsules)
@@ -57,14 +66,18 @@ def add_machines(api: Api, services: Services) -> Callable[[], Awaitable[None]]:
         add_files(view, capsules)
         add_pty(view, capsules)
         add_metrics(view, capsules)
+        add_events(view, log)
+        add_audit(view, identity)
     add_states(api, capsules)
     add_figures(api, stats)
     add_snapshots(api, snapshots, templates)
     add_all_templates(api, snapshots, templates)
+    administration = Administration(store, identity, capsules)
+    add_all_teams(api, identity, administration)
+    add_all_users(api, identity, administration)
     add_builds(api, builds, spool=spool)
     add_hosts(api, HostDesk(hosts, services.get(Identity), engine, book, capsules), hosts)
     add_host_side(api, hosts)
-    add_events(api, log)
 
     async def run() -> None:
         async with trio.open_nursery() as nursery:
@@ -73,5 +86,6 @@ def add_machines(api: Api, services: Services) -> Callable[[], Awaitable[None]]:
             nursery.start_soon(builds.run)
             nursery.start_soon(stats.run)
             nursery.start_soon(metrics.run)
+            nursery.start_soon(retention.run)
 
     return run

@@ -12,11 +12,12 @@ from anvild.web.request import Request
 from ..values import PLATFORM
 from .common import KEY_OR_SESSION, SESSION, team_of
 
-__all__ = ["ADMIN_TAGS", "View"]
+__all__ = ["ADMIN_TAGS", "NO_ADMIN", "View"]
 
 H = TypeVar("H", bound=Callable[..., Any])
 
 ADMIN_TAGS = ("admin",)
+NO_ADMIN = {403: "The caller is no admin of the platform."}
 
 
 class View:
@@ -67,11 +68,12 @@ class View:
 
     def _changed(self, declaration: Mapping[str, Any]) -> dict[str, Any]:
         if not self.platform:
-            return {**declaration, "accepts": KEY_OR_SESSION}
+            return {"accepts": KEY_OR_SESSION, **declaration}
         return {
             **declaration,
             "summary": f"{declaration['summary']} (admin)",
-            "tags": ADMIN_TAGS,
+            "tags": (*ADMIN_TAGS, *(tag for tag in declaration["tags"] if tag != "capsules")),
+            "errors": {**declaration.get("errors", {}), **NO_ADMIN},
             "action": f"admin:{declaration['action'].partition(':')[2]}",
             "accepts": SESSION,
         }

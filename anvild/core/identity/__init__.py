@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .accounts import Accounts, SignUp
-from .audit import Audit, AuditCursor, AuditPage
+from .audit import Audit, AuditCursor, AuditPage, Doer
 from .bootstrap import Bootstrapped, bootstrap
 from .cache import CredentialCache
 from .idempotency import Idempotency, KeyReused, StillRunning, StoredAnswer, object_id
@@ -42,6 +42,7 @@ __all__ = [
     "Bootstrapped",
     "CredentialCache",
     "Credentials",
+    "Doer",
     "Idempotency",
     "Identity",
     "KeyReused",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
@@ -155,15 +156,28 @@ class Users:
 
         return await self._write(user_id, job)
 
-    async def set_status(self, user_id: str, status: UserStatus, *, by: Principal, origin: Origin = NOWHERE) -> User:
+    async def set_status(
+        self,
+        user_id: str,
+        status: UserStatus,
+        *,
+        by: Principal,
+        origin: Origin = NOWHERE,
+        also: Callable[[Connection], None] | None = None,
+    ) -> User:
         """Activate, disable or delete an account. Raises NotFound, and Conflict for the last active platform admin.
 
         A disabled or deleted account loses its sessions, tokens and the API keys that it made. A deleted one also
-        leaves its teams, and its address and user name become free.
+        leaves its teams, and its address and user name become free. ``also`` is done in the same transaction, when
+        the status has been another one.
         """
 
         def job(connection: Connection) -> User:
-            return change_status(connection, load_user(connection, user_id), status, actor=by.actor, origin=origin)
+            user = load_user(connection, user_id)
+            changed = change_status(connection, user, status, actor=by.actor, origin=origin)
+            if also is not None and user.status != status:
+                also(connection)
+            return changed
 
         return await self._write(user_id, job)
 

@@ -14,7 +14,7 @@ from ...templates import Templates
 from ...values import Template
 from ..common import SESSION, actor_of, beyond, id_in_path
 from ..snapshots import template_shape
-from ..views import ADMIN_TAGS
+from ..views import ADMIN_TAGS, NO_ADMIN
 
 __all__ = ["add_all_templates"]
 
@@ -30,6 +30,7 @@ def add_all_templates(api: Api, snapshots: Snapshots, templates: Templates) -> N
         tags=ADMIN_TAGS,
         answers={201: wire.Template},
         errors={
+            **NO_ADMIN,
             400: "The body is not as expected.",
             404: "Capsule not found",
             409: "Capsule not running, or the name is that of a driver's own template",
@@ -51,6 +52,7 @@ def add_all_templates(api: Api, snapshots: Snapshots, templates: Templates) -> N
         description="Newest first, then the drivers' own. The metadata of a team's say which team.",
         tags=ADMIN_TAGS,
         answers={200: list[wire.Template]},
+        errors=NO_ADMIN,
         action="admin:read",
         accepts=SESSION,
     )
@@ -65,7 +67,7 @@ def add_all_templates(api: Api, snapshots: Snapshots, templates: Templates) -> N
         tags=ADMIN_TAGS,
         answers={204: None},
         errors={
-            403: "The template is built into its driver.",
+            403: "The caller is no admin of the platform, or the template is built into its driver.",
             404: "Template not found",
             409: "Several teams have a template of this name.",
         },
