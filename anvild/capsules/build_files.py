@@ -12,7 +12,7 @@ import tarfile
 import tempfile
 import zipfile
 import zlib
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterator, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -65,7 +65,7 @@ class Archive:
         own = self._members[wanted] if wanted else _Member(directory=True, mode=0o755)
         return [_entry("", wanted, own), *(_entry(name[len(before) :], name, self._members[name]) for name in below)]
 
-    async def content(self, entry: TreeEntry) -> AsyncIterator[bytes]:
+    async def content(self, entry: TreeEntry) -> AsyncGenerator[bytes, None]:
         """Iterate over the content of a file. Raises InvalidRequest when the archive is damaged there."""
         member = self._members[entry.place]
         assert member.open is not None, "only files have content"

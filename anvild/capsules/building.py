@@ -31,10 +31,11 @@ from .tables import templates
 from .templates import MEGABYTE
 from .values import PLATFORM
 
-__all__ = ["KIND", "STEP", "BuildSpec", "BuildWorkload", "Progress"]
+__all__ = ["KIND", "PREPARED", "STEP", "BuildSpec", "BuildWorkload", "Prepared"]
 
 KIND = "build"
-STEP = "step"
+STEP, PREPARED = "step", "prepared"
+"""A build's own events: a step has ended; all of them have."""
 
 ROOM = 24 * 1024
 """How much of what a step writes is kept, of each of its outputs: the last bytes, as JSON."""
@@ -75,12 +76,11 @@ class BuildSpec(msgspec.Struct, frozen=True, kw_only=True):
         return len(self.instructions()) + extra + (self.healthcheck is not None)
 
 
-class Progress(msgspec.Struct, frozen=True, kw_only=True):
-    """How far a build has come, and what processes in capsules of its template will find."""
+class Prepared(msgspec.Struct, frozen=True, kw_only=True):
+    """What processes in capsules of a built template find by default: who they are, and their environment."""
 
-    steps: int = 0
-    account: str | None = None
-    environment: Mapping[str, str] = {}
+    account: str | None
+    environment: Mapping[str, str]
 
 
 class BuildWorkload(Workload):
@@ -99,11 +99,11 @@ class BuildWorkload(Workload):
         spec = msgspec.convert(context.run.spec, BuildSpec)
         async with self._archive(context, spec) as archive:
             try:
-                progress = await self._cook(context, spec, archive)
+                prepared = await self._cook(context, spec, archive)
             except StepFailed as failure:
                 raise RunFailed("step_failed", failure.message) from None
         await context.phase("snapshot")
-        made = await self._keep(context, spec, progress)
+        made = await self._keep(context, spec, prepared)
         return Outcome(verdict=Verdict.PASSED, reason=f"{spec.name} has been built, {made.size // MEGABYTE} MiB")
 
     @asynccontextmanager
@@ -118,16 +118,12 @@ class BuildWorkload(Workload):
         ):
             yield archive
 
-    async def _cook(self, context: RunContext, spec: BuildSpec, archive: Archive | None) -> Progress:
-        """Do all steps, and return how far that has come."""
+    async def _cook(self, context: RunContext, spec: BuildSpec, archive: Archive | None) -> Prepared:
+        """Do all steps."""
         numbers: Iterator[int] = itertools.count(1)
-        progress = Progress()
 
         async def report(step: Step) -> None:
-            nonlocal progress
-            progress = Progress(steps=step.step, account=cook.user, environment=cook.environment)
-            told = {**msgspec.to_builtins(_fitting(step)), "attempt": context.run.attempt}
-            await context.checkpoint(msgspec.to_builtins(progress), kind=STEP, data=told)
+            await context.emit(STEP, {**msgspec.to_builtins(_fitting(step)), "attempt": context.run.attempt})
 
         cook = Cook(context.session, report, tree=archive, numbers=numbers)
         around = Cook(context.session, report, numbers=numbers)
@@ -142,14 +138,16 @@ class BuildWorkload(Workload):
         health = spec.health()
         if health is not None:
             await cook.check(health)
-        return progress
+        prepared = Prepared(account=cook.user, environment=cook.environment)
+        await context.emit(PREPARED, {**msgspec.to_builtins(prepared), "attempt": context.run.attempt})
+        return prepared
 
-    async def _keep(self, context: RunContext, spec: BuildSpec, progress: Progress) -> Made:
+    async def _keep(self, context: RunContext, spec: BuildSpec, prepared: Prepared) -> Made:
         """Make the template. Nobody sees it yet."""
         hosted = self._engine.driver(spec.driver)
         snapshot = hosted.require(Snapshot).snapshot
         id_ = new_id()
-        await persist(self._store, lambda conn: self._enter(conn, id_, context, spec, progress))
+        await persist(self._store, lambda conn: self._enter(conn, id_, context, spec, prepared))
         identity = context.session.device.identity
         made = await hosted.call("snapshot", SNAPSHOT_SECONDS, snapshot, identity, id_)
         values = {
@@ -163,7 +161,7 @@ class BuildWorkload(Workload):
         await persist(self._store, lambda conn: conn.execute(filled))
         return made
 
-    def _enter(self, conn: Connection, id_: str, context: RunContext, spec: BuildSpec, progress: Progress) -> None:
+    def _enter(self, conn: Connection, id_: str, context: RunContext, spec: BuildSpec, prepared: Prepared) -> None:
         """Add the template's row. Raises StaleLease when the attempt has ended: nobody would remove it then."""
         run = context.run
         row = journal.own_row(conn, run.run_id, run.attempt, self._engine.incarnation)
@@ -183,8 +181,8 @@ class BuildWorkload(Workload):
             "ready": False,
             "run_id": run.run_id,
             "attempt": run.attempt,
-            "environment": dict(progress.environment),
-            "account": progress.account,
+            "environment": dict(prepared.environment),
+            "account": prepared.account,
             "created_by": journal.run_row(conn, run.run_id).created_by,
             "created_at": utcnow(),
         }

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from contextlib import aclosing, contextmanager
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -11,15 +11,16 @@ from typing import IO, Any, Literal
 
 import msgspec
 import trio
-from sqlalchemy import Connection, Row, select, update
+from sqlalchemy import Connection, Row, bindparam, func, select, update
 
 from anvild.core.artifacts import Artifact, Artifacts
 from anvild.core.artifacts.tables import artifacts as artifact_rows
 from anvild.core.engine import Actor, Engine, RunRequest, RunState
 from anvild.core.engine.persist import fetch, persist
 from anvild.core.engine.tables import leases, runs
-from anvild.core.errors import Conflict, FieldProblem, InvalidRequest
+from anvild.core.errors import Conflict, InvalidRequest
 from anvild.core.events import EventFilter, EventLog, append
+from anvild.core.events.tables import events
 from anvild.core.logging import get_logger
 from anvild.core.store import Store
 from anvild.sdk import (
@@ -34,10 +35,10 @@ from anvild.sdk import (
     Snapshot,
     Suspend,
 )
-from anvild.sdk.recipes import Copy, Step
+from anvild.sdk.recipes import Copy, Step, parse_health_check, parse_recipe
 
-from .build_files import PIECE, Archive, open_archive
-from .building import KIND, STEP, BuildSpec, Progress
+from .build_files import PIECE, open_archive
+from .building import KIND, PREPARED, STEP, BuildSpec, Prepared
 from .errors import NameReserved
 from .life import MEMORY_MB, VCPUS, device_request
 from .snapshots import check_name, tell
@@ -50,7 +51,7 @@ __all__ = ["AT_ONCE", "Build", "BuildWish", "Builds"]
 AT_ONCE = 2
 DEADLINE = 3600.0
 LISTED = 200
-STEPS = 1000
+EVENTS = 1000
 
 Status = Literal["pending", "running", "success", "failed", "cancelled"]
 
@@ -67,6 +68,12 @@ _ENDS = (RunState.PASSED, RunState.FAILED, RunState.CANCELLED)
 _HEARD = ("lease.released", *(f"run.{state}" for state in _ENDS))
 
 _builds = select(runs).where(runs.c.kind == KIND, runs.c.team_id == PLATFORM)
+_last = (
+    select(func.max(events.c.id))
+    .where(events.c.run_id.in_(bindparam("builds", expanding=True)), events.c.kind == f"run.{STEP}")
+    .group_by(events.c.run_id)
+)
+_last_steps = select(events.c.run_id, events.c.data).where(events.c.id.in_(_last))
 _unseen = select(templates).where(templates.c.ready.is_(False), templates.c.run_id.is_not(None))
 _done_with = (
     select(artifact_rows)
@@ -74,7 +81,7 @@ _done_with = (
     .where(runs.c.kind == KIND, runs.c.state.in_(_ENDS))
 )
 
-log = get_logger(__name__)
+logger = get_logger(__name__)
 
 
 class BuildWish(msgspec.Struct, frozen=True, kw_only=True):
@@ -90,19 +97,20 @@ class BuildWish(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Build(msgspec.Struct, frozen=True, kw_only=True):
-    """A build as it stands. ``logs`` are the steps of the present attempt, oldest first; None where nobody has looked.
-    ``error`` says why it did not succeed."""
+    """A build as it stands. ``steps`` of its present attempt have ended, and ``logs`` tells of them, oldest first; None
+    where nobody has looked. ``prepared`` is there when all have ended well, ``error`` when it did not succeed."""
 
     id: str
     status: Status
     spec: BuildSpec
-    progress: Progress
+    steps: int = 0
     device_id: str | None
     error: str | None
     created_at: datetime
     started_at: datetime | None
     ended_at: datetime | None
     logs: Sequence[Step] | None = None
+    prepared: Prepared | None = None
 
 
 class Builds:
@@ -112,11 +120,11 @@ class Builds:
     """
 
     def __init__(
-        self, engine: Engine, store: Store, events: EventLog, artifacts: Artifacts, seen: Templates, *, spool: Path
+        self, engine: Engine, store: Store, log: EventLog, artifacts: Artifacts, seen: Templates, *, spool: Path
     ) -> None:
         self._engine = engine
         self._store = store
-        self._events = events
+        self._log = log
         self._artifacts = artifacts
         self._seen = seen
         self._spool = spool
@@ -124,7 +132,7 @@ class Builds:
 
     async def run(self) -> None:
         """Let builds begin, :data:`AT_ONCE` at a time, and settle what they leave, until cancelled."""
-        forget = self._events.on_commit(self._hear)
+        forget = self._log.on_commit(self._hear)
         try:
             while True:
                 self._wake = trio.Event()
@@ -141,7 +149,9 @@ class Builds:
         Raises InvalidRequest for what is no recipe, health check, name or archive, NameReserved for the name of a
         driver's own template, NotFound for an unknown base template, CapabilityMissing for what its driver cannot do.
         """
-        template = await self._checked(wish)
+        sources = _read(wish)
+        template = await self._base(wish)
+        await self._check_archive(archive, sources)
         spec = BuildSpec(
             name=wish.name,
             base_template=wish.base_template,
@@ -152,7 +162,6 @@ class Builds:
             skip_pre_post=wish.skip_pre_post,
             driver=template.driver,
         )
-        await self._check_recipe(spec, archive)
         order = Order(template=template.name, vcpus=spec.vcpus, memory_mb=spec.memory_mb)
         wanted = device_request(f"build-{wish.name}", "build", template, order)
         stored = None if archive is None else await self._store_archive(archive, by)
@@ -185,7 +194,8 @@ class Builds:
         def job(conn: Connection) -> list[Build]:
             rows = conn.execute(_builds.order_by(runs.c.number.desc()).limit(LISTED)).all()
             unsettled = {row.run_id for row in conn.execute(_unseen)}
-            return [_build(row, settled=row.id not in unsettled) for row in rows]
+            last = {row.run_id: row.data for row in conn.execute(_last_steps, {"builds": [row.id for row in rows]})}
+            return [_build(row, settled=row.id not in unsettled, last=last.get(row.id)) for row in rows]
 
         return await self._store.read(job)
 
@@ -200,10 +210,12 @@ class Builds:
             return _build(row, settled=unsettled is None), row.attempt
 
         build, attempt = await self._store.read(job)
-        told = EventFilter(run_id=build_id, kinds=(f"run.{STEP}",))
-        found = await self._events.read(where=told, limit=STEPS, newest_first=True)
-        steps = [msgspec.convert(each.data, Step) for each in reversed(found) if each.data["attempt"] == attempt]
-        return msgspec.structs.replace(build, logs=steps)
+        told = EventFilter(run_id=build_id, kinds=(f"run.{STEP}", f"run.{PREPARED}"))
+        found = await self._log.read(where=told, limit=EVENTS, newest_first=True)
+        present = [event for event in reversed(found) if event.data["attempt"] == attempt]
+        steps = [msgspec.convert(event.data, Step) for event in present if event.kind == f"run.{STEP}"]
+        prepared = [msgspec.convert(event.data, Prepared) for event in present if event.kind == f"run.{PREPARED}"]
+        return msgspec.structs.replace(build, steps=len(steps), logs=steps, prepared=prepared[-1] if prepared else None)
 
     async def cancel(self, build_id: str, by: Actor) -> None:
         """End a build; nothing is left of it. Raises NotFound, and InvalidRequest for one that has ended."""
@@ -218,9 +230,8 @@ class Builds:
 
     # ----- before a build
 
-    async def _checked(self, wish: BuildWish) -> Template:
+    async def _base(self, wish: BuildWish) -> Template:
         """Return the base template of a wish that can be fulfilled."""
-        check_name(wish.name)
         if await self._seen.is_drivers(wish.name):
             raise NameReserved(f"{wish.name!r} is the name of a template that its driver has by itself")
         template = await self._seen.get(wish.base_template, PLATFORM)
@@ -234,34 +245,29 @@ class Builds:
             )
         return template
 
-    async def _check_recipe(self, spec: BuildSpec, file: IO[bytes] | None) -> None:
-        with _told_of("body.healthcheck"):
-            spec.health()
-        with _told_of("body.recipe"):
-            recipe = spec.instructions()
-            if not recipe:
-                raise InvalidArgument("the recipe says nothing")
-        sources = [source for each in recipe if isinstance(each, Copy) for source in each.sources]
-        if file is None:
-            if sources:
-                raise _wrong("body.recipe", f"COPY takes {sources[0]!r} from an archive, and none came with the recipe")
-            return
-        async with open_archive(file, self._spool) as archive:
-            with _told_of("body.recipe"):
-                _check_sources(archive, sources)
+    async def _check_archive(self, file: IO[bytes] | None, sources: Sequence[str]) -> None:
+        """Look whether an archive is in order, and holds what COPY takes from it."""
+        if file is not None:
+            async with open_archive(file, self._spool) as archive:
+                with _asked_wrongly():
+                    for source in sources:
+                        archive.find(source)
+        elif sources:
+            raise InvalidRequest(f"COPY takes {sources[0]!r} from an archive, and none came with the recipe")
 
     async def _store_archive(self, file: IO[bytes], by: Actor) -> Artifact:
         file.seek(0)
         name = "archive of a build"
         media_type = "application/octet-stream"
-        return await self._artifacts.put(
-            _pieces(file), team_id=PLATFORM, run_id=None, name=name, media_type=media_type, actor=by.actor
-        )
+        async with aclosing(_pieces(file)) as content:
+            return await self._artifacts.put(
+                content, team_id=PLATFORM, run_id=None, name=name, media_type=media_type, actor=by.actor
+            )
 
     # ----- after a build
 
-    def _hear(self, events: Sequence[Event]) -> None:
-        if any(event.team_id == PLATFORM and event.kind in _HEARD for event in events):
+    def _hear(self, heard: Sequence[Event]) -> None:
+        if any(event.team_id == PLATFORM and event.kind in _HEARD for event in heard):
             self._wake.set()
 
     async def _settle_templates(self) -> None:
@@ -277,7 +283,7 @@ class Builds:
             try:
                 await self._artifacts.remove(Artifact(**row._asdict()))
             except AnvilError as error:
-                log.warning("archive_not_removed", artifact=row.id, reason=error.message)
+                logger.warning("archive_not_removed", artifact=row.id, reason=error.message)
 
 
 def _settle(conn: Connection) -> list[Template]:
@@ -301,14 +307,15 @@ def _settle(conn: Connection) -> list[Template]:
     return done_with
 
 
-def _build(row: Row[Any], *, settled: bool) -> Build:
+def _build(row: Row[Any], *, settled: bool, last: Mapping[str, Any] | None = None) -> Build:
+    """Make the value of a row of runs; ``last`` is what its last step has told."""
     state = RunState(row.state)
     status = "running" if state is RunState.PASSED and not settled else _STATUS[state]
     return Build(
         id=row.id,
         status=status,
         spec=msgspec.convert(row.spec, BuildSpec),
-        progress=msgspec.convert(row.checkpoint or {}, Progress),
+        steps=last["step"] if last is not None and last["attempt"] == row.attempt else 0,
         device_id=row.used_device_id,
         error=row.reason if state in (RunState.FAILED, RunState.CANCELLED) else None,
         created_at=row.created_at,
@@ -333,24 +340,27 @@ def _note(what: str, name: str, by: Actor, archive: Artifact | None, conn: Conne
         conn.execute(update(artifact_rows).where(artifact_rows.c.id == archive.id).values(run_id=build_id))
 
 
-def _wrong(field: str, message: str) -> InvalidRequest:
-    return InvalidRequest(message, (FieldProblem(field, message),))
+def _read(wish: BuildWish) -> list[str]:
+    """Read the texts of a wish, and return what its recipe copies. Raises InvalidRequest."""
+    check_name(wish.name)
+    with _asked_wrongly():
+        recipe = parse_recipe(wish.recipe)
+        if not recipe:
+            raise InvalidArgument("the recipe says nothing")
+        if wish.healthcheck is not None:
+            parse_health_check(wish.healthcheck)
+    return [source for each in recipe if isinstance(each, Copy) for source in each.sources]
 
 
 @contextmanager
-def _told_of(field: str) -> Iterator[None]:
-    """Say which field of the request is wrong."""
+def _asked_wrongly() -> Iterator[None]:
+    """What is wrong with a recipe is wrong with the request."""
     try:
         yield
     except (InvalidArgument, NotFound) as error:
-        raise _wrong(field, error.message) from None
+        raise InvalidRequest(error.message) from None
 
 
-def _check_sources(archive: Archive, sources: Sequence[str]) -> None:
-    for source in sources:
-        archive.find(source)
-
-
-async def _pieces(file: IO[bytes]) -> AsyncIterator[bytes]:
+async def _pieces(file: IO[bytes]) -> AsyncGenerator[bytes, None]:
     while piece := await trio.to_thread.run_sync(file.read, PIECE):
         yield piece

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 import posixpath
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
+from contextlib import aclosing, suppress
 from functools import partial
 from string import Template as Text
 from typing import Literal, Protocol
@@ -31,6 +31,7 @@ __all__ = ["Cook", "Step", "StepFailed", "Tree", "TreeEntry"]
 
 SHELL = "/bin/sh"
 OUTPUT_LIMIT = 8 * 2**20
+ENVIRONMENT_LIMIT = 2**13
 QUICK_SECONDS = 30.0
 
 Phase = Literal["pre-build", "recipe", "post-build"]
@@ -85,7 +86,7 @@ class Tree(Protocol):
     async def entries(self, path: str) -> Sequence[TreeEntry]:
         """Return a file, or a directory with all in it, directories before what they hold. Raises NotFound."""
 
-    def content(self, entry: TreeEntry) -> AsyncIterator[bytes]:
+    def content(self, entry: TreeEntry) -> AsyncGenerator[bytes, None]:
         """Iterate over the content of a file."""
 
 
@@ -200,6 +201,8 @@ class Cook:
                 there = await self._environment()
             known = {each: self.environment.get(each, (there or {}).get(each, "")) for each in wanted}
             self.environment = {**self.environment, name: Text(value).substitute(known)}
+        if sum(len(name) + len(value) for name, value in self.environment.items()) > ENVIRONMENT_LIMIT:
+            raise ResourceExhausted(f"the variables have more than {ENVIRONMENT_LIMIT} letters together")
         return _Told(stdout="".join(f"{name}={self.environment[name]}\n" for name, _ in values))
 
     async def _environment(self) -> dict[str, str]:
@@ -251,7 +254,8 @@ class Cook:
     async def _put(self, entry: TreeEntry, path: str) -> None:
         assert self._tree is not None, "there is a tree when something of it is put"
         if not entry.directory:
-            await self._files.write(path, self._tree.content(entry), mode=entry.mode, user=self.user)
+            async with aclosing(self._tree.content(entry)) as content:
+                await self._files.write(path, content, mode=entry.mode, user=self.user)
             return
         with suppress(AlreadyExists):  # what is in it is joined by what is copied
             await self._files.mkdir(path, mode=entry.mode, user=self.user)

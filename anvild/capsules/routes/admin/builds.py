@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, aclosing
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
@@ -127,7 +127,8 @@ async def _read(
             text = await form.text(CONFIG_LIMIT)
             body = await decode_json(text.encode(), wire.CreateBuildRequest, "application/json")
         elif name == "archive" and archive is None:
-            archive = await held.enter_async_context(received(form.content(), spool, limit=ARCHIVE_LIMIT))
+            async with aclosing(form.content()) as content:
+                archive = await held.enter_async_context(received(content, spool, limit=ARCHIVE_LIMIT))
         else:
             expected = "one config, and at most one archive"
             raise InvalidRequest("the form has other parts than expected", (FieldProblem(f"body.{name}", expected),))
@@ -137,7 +138,7 @@ async def _read(
 
 
 def _shape(build: Build) -> wire.Build:
-    spec, progress = build.spec, build.progress
+    spec, prepared = build.spec, build.prepared
     return wire.Build(
         id=to_wire("bld", build.id),
         name=spec.name,
@@ -147,12 +148,12 @@ def _shape(build: Build) -> wire.Build:
         memory_mb=spec.memory_mb,
         skip_pre_post=spec.skip_pre_post,
         status=build.status,
-        current_step=progress.steps,
+        current_step=build.steps,
         total_steps=spec.total_steps,
         created_at=build.created_at,
         healthcheck=_known(spec.healthcheck),
-        default_user=_known(progress.account),
-        default_env=dict(progress.environment) or UNSET,
+        default_user=UNSET if prepared is None else _known(prepared.account),
+        default_env=UNSET if prepared is None else dict(prepared.environment),
         logs=UNSET if build.logs is None else [_step(step) for step in build.logs],
         error=_known(build.error),
         sandbox_id=UNSET if build.device_id is None else to_wire("cl", build.device_id),
