@@ -148,7 +148,7 @@ async def served_lab(
     drivers: Mapping[str, type[Driver]] | None = None,
     limits: Mapping[str, str] | None = None,
     settings: Settings | None = None,
-    plugins: Sequence[str] = ("none",),
+    plugins: Sequence[str] = ("webhook",),
 ) -> AsyncIterator[Lab]:
     """Serve the wing while the block runs."""
     generous = {**GENEROUS, "password_account": "1000/minute", "mail_ip": "1000/minute"}

@@ -20,13 +20,14 @@ from anvild.core.hosts.tables import hosts
 from anvild.core.identity import SYSTEM, Principal, Role
 from anvild.core.identity.tables import api_keys, memberships, sessions, teams, tokens, users
 from anvild.core.ids import new_id
+from anvild.core.notify.tables import channels
 from tests.support.capsules import Caller, Lab, lab
 from tests.support.contract import BEYOND, METHODS, Document, schemes
 from tests.support.wing import PASSWORD
 
 __all__ = ["lab"]
 
-SUBJECTS = {"auth", "me", "account", "api-keys", "users", "teams", "hosts"}
+SUBJECTS = {"auth", "me", "account", "api-keys", "users", "teams", "hosts", "channels"}
 """The tags of the operations that must have a row."""
 
 ROLES: tuple[Role, ...] = ("member", "admin", "owner")
@@ -69,6 +70,18 @@ def _person(ids: Ids) -> Mapping[str, str]:
 
 def _host(ids: Ids) -> Mapping[str, str]:
     return {"id": ids["host"]}
+
+
+def _channel(ids: Ids) -> Mapping[str, str]:
+    return {"id": ids["channel"]}
+
+
+def _receiver(ids: Ids) -> Mapping[str, Any]:
+    return {"provider": "webhook", "config": {"url": "https://127.0.0.1"}}
+
+
+def _change(ids: Ids) -> Mapping[str, Any]:
+    return {"name": "other", "events": ["host.up"]}
 
 
 UNSEEN = {"nowhere": 404}
@@ -124,6 +137,13 @@ ROWS: Mapping[str, Row] = {
     "DELETE /v1/hosts/{id}/tags/{tag}": Row(
         None, 204, values=lambda ids: {**_host(ids), "tag": "fast"}, but=MANAGED, foreign=404, missing=404
     ),
+    "POST /v1/channels": Row("admin", 201, body=lambda ids: {**_receiver(ids), **_change(ids)}),
+    "GET /v1/channels": Row("member", 200),
+    "POST /v1/channels/test": Row("admin", 400, body=_receiver),
+    "GET /v1/channels/{id}": Row("member", 200, values=_channel, foreign=404, missing=404),
+    "PATCH /v1/channels/{id}": Row("admin", 200, values=_channel, body=_change, foreign=404, missing=404),
+    "DELETE /v1/channels/{id}": Row("admin", 204, values=_channel, foreign=204, missing=204),
+    "PUT /v1/channels/{id}/config": Row("admin", 200, values=_channel, body=_receiver, foreign=404, missing=404),
     "POST /v1/teams/{id}/leave": Row("member", 204, values=_team, but={"owner": 403}, foreign=403, missing=403),
 }
 
@@ -166,6 +186,8 @@ class World:
             caller.cookies = {"wrenn_sid": new.secret, "wrenn_csrf": new.csrf}
             callers[name] = caller
             ids |= {f"session of {name}": another.session_id, f"email of {name}": made[name].email or ""}
+        channel = {**_receiver(ids), "name": "channel", "events": ["host.up"]}
+        ids["channel"] = (await callers["owner"]("POST", "/v1/channels", 201, json=channel))["id"]
         return Team(callers, ids)
 
     async def kept(self) -> bytes:
@@ -173,8 +195,9 @@ class World:
 
         def job(connection: Any) -> bytes:
             rows = []
-            for table in (teams, users, memberships, api_keys, sessions, hosts, tokens):
-                columns = [column for column in table.c if not column.name.startswith("last_")]
+            for table in (teams, users, memberships, api_keys, sessions, hosts, tokens, channels):
+                # How far a channel has read the event log is no change that somebody made.
+                columns = [each for each in table.c if not each.name.startswith("last_") and each.name != "position"]
                 rows += [tuple(row) for row in connection.execute(select(*columns).order_by(*table.primary_key))]
             return msgspec.json.encode(rows)
 
@@ -194,6 +217,7 @@ def missing(ids: Ids) -> dict[str, str]:
         **ids,
         "team": to_wire("team", none),
         "key": to_wire("key", none),
+        "channel": to_wire("ch", none),
         "host": to_wire("host", none),
         "other": to_wire("usr", none),
         "session": none,

@@ -1,4 +1,4 @@
-"""The wing with the webhook notifier, which may reach this machine; and a receiver on it."""
+"""The wing, whose channels may reach this machine; and a receiver on it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ async def notifying(tmp_path: Path) -> AsyncIterator[Lab]:
         config_dir=tmp_path / "etc",
         notify=NotifySettings(allow=("127.0.0.0/8",)),
     )
-    async with served_lab(tmp_path / "data", settings=settings, plugins=("webhook",)) as found:
+    async with served_lab(tmp_path / "data", settings=settings) as found:
         yield found
 
 
