@@ -102,7 +102,9 @@ def _differences(contract: Document, served: Document, prefix: str) -> Iterator[
         if ((path, method) in promised) == bool(operation.get(BEYOND)):
             yield f"{method} {path} is {'marked' if operation.get(BEYOND) else 'not marked'} {BEYOND}"
     for path, method in sorted(promised & offered.keys()):
-        for difference in _operation(contract, contract["paths"][path][method], served, offered[path, method]):
+        item = contract["paths"][path]
+        shared = {"parameters": [*item.get("parameters", []), *item[method].get("parameters", [])]}
+        for difference in _operation(contract, item[method] | shared, served, offered[path, method]):
             yield f"{method} {path}: {difference}"
 
 

@@ -11,8 +11,9 @@ from anvild.core.mail import Mail
 from anvild.core.settings import Settings
 from anvild.sdk import Mount, Services
 from anvild.web.api import Api
+from anvild.web.documents import add_document
 from anvild.web.openapi import merge
-from anvild.web.request import Answer, CookieNames, Request
+from anvild.web.request import CookieNames
 
 from ..errors import Errors
 from ..github import Github
@@ -54,9 +55,9 @@ def make_mounts(services: Services) -> list[Mount]:
     add_members(api, identity)
     add_users(api, identity)
     add_keys(api, identity)
-    machines = add_machines(api, services)
+    machines, beside = add_machines(api, services)
     deliver = add_channels(api, services)
-    _add_document(api, oauth)
+    add_document(api, lambda: _document(api, oauth), tags=("documents",))
 
     async def run() -> None:
         async with trio.open_nursery() as nursery:
@@ -64,7 +65,7 @@ def make_mounts(services: Services) -> list[Mount]:
             nursery.start_soon(machines)
             nursery.start_soon(deliver)
 
-    return [api.mount(run=run), oauth.mount()]
+    return [api.mount(run=run), oauth.mount(), *beside]
 
 
 def _api(name: str, prefix: str, services: Services) -> Api:
@@ -82,18 +83,5 @@ def _api(name: str, prefix: str, services: Services) -> Api:
     )
 
 
-def _add_document(api: Api, oauth: Api) -> None:
-    document: list[dict[str, Any]] = []
-
-    @api.get(
-        "/openapi.json",
-        summary="The OpenAPI document of this interface.",
-        tags=("documents",),
-        answers={200: dict[str, Any]},
-        contract=False,
-    )
-    async def get_openapi(_: Request) -> Answer:
-        if not document:
-            documents = {each.name: each.openapi() for each in (api, oauth)}
-            document.append(merge(documents, title=TITLE, version=VERSION))
-        return Answer(200, document[0])
+def _document(*apis: Api) -> dict[str, Any]:
+    return merge({each.name: each.openapi() for each in apis}, title=TITLE, version=VERSION)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import trio
 
 from anvild.core.grades import Grades
 from anvild.core.plugins import Plugins
 from anvild.web.api import Api
-from anvild.web.request import Answer, Request
+from anvild.web.documents import add_document
+from anvild.web.request import Request
 
 from .. import schemas as wire
 from ..hands import Hands
@@ -59,16 +58,4 @@ def add_lab(api: Api, hands: Hands, plugins: Plugins, grades: Grades) -> None:
         found = await trio.to_thread.run_sync(grades.shown, plugins.listing())
         return wire.PluginList(plugins=[plugin_shape(info) for info in found])
 
-    document: list[dict[str, object]] = []
-
-    @api.get(
-        "/openapi.json",
-        summary="The OpenAPI document of this interface.",
-        tags=TAGS,
-        answers={200: dict[str, Any]},
-        contract=False,
-    )
-    async def get_openapi(_: Request) -> Answer:
-        if not document:
-            document.append(api.openapi())
-        return Answer(200, document[0])
+    add_document(api, api.openapi, tags=TAGS)
