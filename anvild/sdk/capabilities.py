@@ -32,6 +32,7 @@ from .values import (
     DeviceRequest,
     Entry,
     Exit,
+    NetworkUse,
     Output,
     ProcessInfo,
     Remedy,
@@ -263,23 +264,41 @@ class Suspend(Capability):
 class Snapshot(Capability):
     """Make templates of devices. A driver, not a session, implements this, beside Provision.
 
-    Whether a template holds memory and processes, or files alone, is told by its ``warm``.
+    Whether a template holds memory and processes, or files alone, is told by its ``fixed``. It keeps the default
+    environment and account of the device's processes.
     """
 
     capability = "snapshot"
 
     @abstractmethod
     @verb(deadline=300)
-    async def snapshot(self, identity: str, template: str) -> Template:
+    async def snapshot(self, identity: str, template: str, *, memory: bool = True) -> Template:
         """Make a template of a device, running or suspended; a running one goes on.
 
-        Cancelling it leaves no half template. Raises NotFound, AlreadyExists, ResourceExhausted.
+        Without ``memory`` it holds the files alone, of a device that runs. Cancelling it leaves no half template.
+        Raises NotFound, AlreadyExists, ResourceExhausted, WrongState.
         """
 
     @abstractmethod
     @verb(deadline=60)
     async def remove_template(self, template: str) -> None:
         """Remove a template. Devices made from it live on. Raises NotFound, PermissionDenied for a built-in one."""
+
+
+class Network(Capability):
+    """Let devices out into a network, each as the :class:`NetworkPolicy` of its request says. A driver, not a session,
+    implements this, beside Provision.
+
+    A device without a policy has no network at all: what its programs connect to fails at once. One with a policy has
+    the environment variables ``http_proxy``, ``https_proxy`` and ``all_proxy`` set for its programs.
+    """
+
+    capability = "network"
+
+    @abstractmethod
+    @verb(deadline=10)
+    async def network_use(self, identity: str) -> NetworkUse:
+        """Say what a device's programs have done on the network; all is 0 for one without. Raises NotFound."""
 
 
 class ImageBuild(Capability):
@@ -363,7 +382,7 @@ SESSION_CAPABILITIES: dict[str, type[Capability]] = {
 """Every capability that a session can offer, by name."""
 
 DRIVER_CAPABILITIES: dict[str, type[Capability]] = {
-    c.capability: c for c in (Provision, Suspend, Snapshot, ImageBuild, Mend, Rehearsal)
+    c.capability: c for c in (Provision, Suspend, Snapshot, Network, ImageBuild, Mend, Rehearsal)
 }
 """Every capability that a driver itself can offer, by name."""
 

@@ -222,10 +222,44 @@ class Sample(Value, frozen=True):
     written: int = 0
 
 
+class NetworkPolicy(Value, frozen=True):
+    """Where the programs of a device may open connections to; nothing else leaves it or comes in.
+
+    An entry of ``allow`` is ``*`` (all public addresses), the name of a host, ``*.NAME`` (all names below one), an
+    address or a range of addresses; ``:PORT`` at its end allows that port alone, and IPv6 then stands in brackets.
+    ``private`` are the ranges of addresses that are not public and yet may be reached, if an entry allows them. The
+    host's own addresses, link-local ones and metadata services never are; the loopback's only when ``private`` names
+    it.
+    """
+
+    allow: Annotated[
+        tuple[Annotated[str, msgspec.Meta(min_length=1, max_length=300)], ...],
+        msgspec.Meta(min_length=1, max_length=256),
+    ]
+    private: Annotated[
+        tuple[Annotated[str, msgspec.Meta(min_length=1, max_length=300)], ...], msgspec.Meta(max_length=256)
+    ] = ()
+
+
+class NetworkUse(Value, frozen=True):
+    """What the programs of a device have done on its network since the driver took it up.
+
+    ``open`` connections there are now; ``carried`` were opened in all, ``denied`` were not let through by the policy,
+    ``failed`` led to nobody who answered.
+    """
+
+    open: int = 0
+    carried: int = 0
+    denied: int = 0
+    failed: int = 0
+
+
 class DeviceRequest(Value, frozen=True):
     """What a device that is made to order shall be. None means the template's own value.
 
-    ``environment`` becomes the default environment of its processes; ``labels`` are kept with the device.
+    ``environment`` becomes the default environment of its processes, ``user`` their default account, beside what the
+    template has of them; ``labels`` are kept with the device. Without a
+    ``network`` it has none; with one it keeps it for life. Only a driver that declares ``network`` is asked for one.
     """
 
     template: Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
@@ -235,11 +269,16 @@ class DeviceRequest(Value, frozen=True):
     memory: Annotated[int, msgspec.Meta(ge=16 * 2**20)] | None = None
     disk: Annotated[int, msgspec.Meta(ge=2**20)] | None = None
     environment: dict[str, str] = {}
+    user: str | None = None
     labels: dict[str, str] = {}
+    network: NetworkPolicy | None = None
 
 
 class Template(Value, frozen=True):
-    """What devices are made from. ``warm`` templates hold memory and start by fork; cold ones boot."""
+    """What devices are made from. ``warm`` templates hold memory and start by fork; cold ones boot.
+
+    One that is ``fixed`` holds what ran in a device: what is made from it has its sizes, and goes on from there.
+    """
 
     name: str
     warm: bool
@@ -249,6 +288,7 @@ class Template(Value, frozen=True):
     size: int
     created: datetime
     facts: dict[str, str] = {}
+    fixed: bool = False
 
 
 class App(Value, frozen=True):

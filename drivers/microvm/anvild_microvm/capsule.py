@@ -21,12 +21,14 @@ from anvild.sdk import (
     DeviceFact,
     DeviceLost,
     InvalidArgument,
+    NetworkUse,
     Recovery,
     RecoveryState,
     WrongState,
     run,
 )
 from anvild.sdk.agent import AgentClient, AgentSession
+from anvild.sdk.network import Outlet, proxy_environment
 
 from . import starting
 from .disks import DEPTH_LIMIT, EMPTY, create_overlay, new_layer_name
@@ -46,6 +48,7 @@ __all__ = ["Capsule", "prepare_folder"]
 
 AGENT_SECONDS = 30.0
 SYNC_SECONDS = 10.0
+WRITE_OUT_SECONDS = 120.0
 RESIZE_SECONDS = 120.0
 ZERO = "zero"
 SAVED_STATE = "saved.state"
@@ -89,6 +92,9 @@ class Capsule:
         self._on_lost = on_lost
         self._lock = trio.Lock()
         self._guest: Guest | None = None
+        self._outlet: Outlet | None = None
+        if record.network is not None:
+            self._outlet = Outlet(record.network, device=record.identity, log=host.log)
 
     @property
     def fact(self) -> DeviceFact:
@@ -112,6 +118,10 @@ class Capsule:
                 raise WrongState(f"the device {self.record.name!r} is suspended to disk: resume it first")
             raise DeviceLost(f"the device {self.record.name!r} has ended")
         return self._guest
+
+    def network_use(self) -> NetworkUse:
+        """Return what its programs have done on the network in this process."""
+        return NetworkUse() if self._outlet is None else self._outlet.use()
 
     async def agent(self) -> AgentClient:
         """Return the connection to the agent in the guest. Raises WrongState, DeviceLost, Unavailable."""
@@ -142,10 +152,19 @@ class Capsule:
             await self.guest.identify(self.record.itself, deadline=AGENT_SECONDS)
             if disk > self.record.disk:
                 await self._grow(disk)
+            await self._open_network()
             await self._write(state="running")
 
     async def _boot(self) -> None:
         self._took_place(await starting.boot(self._host, self.folder, self.record, self._ended))
+
+    async def _open_network(self) -> None:
+        if self._outlet is not None:
+            await self.guest.open_network(self._outlet, deadline=AGENT_SECONDS)
+
+    def _keep_network(self) -> None:
+        if self._outlet is not None:
+            self.guest.keep_network(self._outlet)
 
     def _took_place(self, started: Started) -> None:
         self._guest = started.guest
@@ -242,6 +261,7 @@ class Capsule:
                 await self.guest.qmp.execute("cont")
                 await self._write(state="running")
                 await self.guest.set_clock(deadline=AGENT_SECONDS)
+                self._keep_network()
 
     async def suspend(self) -> None:
         """Save the guest to disk and end QEMU. Idempotent. When it fails the guest goes on."""
@@ -275,6 +295,7 @@ class Capsule:
                 await self._write(state="running")
                 await self.guest.qmp.execute("cont")
                 await trio.to_thread.run_sync(self._forget_saved)
+            self._keep_network()
             await self.guest.set_clock(deadline=AGENT_SECONDS)
 
     def _check_machine(self, saved: Machine) -> None:
@@ -336,6 +357,7 @@ class Capsule:
             await trio.to_thread.run_sync(lay_memory, self._host, self.folder, self.record)
             await self._boot()
             await self.guest.identify(itself, deadline=AGENT_SECONDS)
+            await self._open_network()
             await self._write()
 
     async def _sync_disk(self) -> None:
@@ -349,13 +371,19 @@ class Capsule:
 
     # copying
 
-    async def snapshot(self, target: Path, name: str) -> Manifest:
+    async def snapshot(self, target: Path, name: str, *, memory: bool = True) -> Manifest:
         """Put into the empty folder ``target`` what a template of this guest, as it is now, is made of.
 
-        A running guest stands still only while its devices and its changed memory are written out. The caller
-        completes the folder by :func:`anvild_microvm.snapshots.complete`. Raises WrongState, DriverFault, OSError.
+        A running guest stands still only while its devices and its changed memory are written out. Without ``memory``
+        it is the disk alone, of a guest that runs and has written it out. The caller completes the folder by
+        :func:`anvild_microvm.snapshots.complete`. Raises WrongState, DriverFault, OSError.
         """
         async with self._lock:
+            if not memory:
+                await self._copy_disk()
+                manifest = msgspec.structs.replace(self._manifest(name, bare=True), machine=None)
+                await trio.to_thread.run_sync(self._link_disk, manifest, target)
+                return manifest
             refuse_unsaveable(self.record.machine)
             if self.record.state == "suspended":
                 fresh = await self._fresh_layer()
@@ -364,7 +392,7 @@ class Capsule:
             else:
                 state, delta = COPIED_STATE, COPIED_DELTA
                 bare = await self._copy_running(state, delta)
-            manifest = self._manifest(name, bare)
+            manifest = self._manifest(name, bare=bare)
             await trio.to_thread.run_sync(self._hand_over, manifest, target, state, delta)
             return manifest
 
@@ -374,15 +402,29 @@ class Capsule:
         fresh = await self._fresh_layer()
         began = trio.current_time()
         async with self._stopped():
-            await self.guest.qmp.execute(
-                "blockdev-snapshot-sync", device=DISK, snapshot_file=fresh, format="qcow2", mode="existing"
-            )
-            with trio.CancelScope(shield=True):
-                await self._put_layer(fresh)
+            await self._begin_layer(fresh)
             bare = await self._save(state, delta)
         pause = round(trio.current_time() - began, 4)
         self._host.log("info", "guest.snapshot", device=self.record.identity, pause=pause)
         return bare
+
+    async def _copy_disk(self) -> None:
+        """Have the guest write its disk out, and put a fresh layer on it."""
+        self.refuse_frozen()
+        session = AgentSession(self.fact, await self.guest.agent(deadline=AGENT_SECONDS))
+        await run(session, Command(argv=("sync",), user="root"), deadline=WRITE_OUT_SECONDS)
+        await self._settle_layers(self.guest)
+        fresh = await self._fresh_layer()
+        async with self._stopped():
+            await self._begin_layer(fresh)
+
+    async def _begin_layer(self, fresh: str) -> None:
+        """Let the stopped guest write to the fresh layer from now on."""
+        await self.guest.qmp.execute(
+            "blockdev-snapshot-sync", device=DISK, snapshot_file=fresh, format="qcow2", mode="existing"
+        )
+        with trio.CancelScope(shield=True):
+            await self._put_layer(fresh)
 
     async def _fresh_layer(self) -> str:
         """Make an empty layer over the disk's top one."""
@@ -397,8 +439,9 @@ class Capsule:
         await self._write(layers=(*record.layers, record.active), active=fresh)
         self._host.account.share(self.folder / record.active)
 
-    def _manifest(self, name: str, bare: bool) -> Manifest:
+    def _manifest(self, name: str, *, bare: bool) -> Manifest:
         record = self.record
+        proxied = proxy_environment()  # that is the guest's own, and not its template's
         return msgspec.structs.replace(
             record.origin,
             name=name,
@@ -412,17 +455,23 @@ class Capsule:
             image=None,
             warm_up=(),
             generation=record.itself.generation,
+            environment={name: text for name, text in record.itself.environment.items() if proxied.get(name) != text},
+            user=record.itself.user,
         )
 
     def _hand_over(self, manifest: Manifest, target: Path, state: str, delta: str) -> None:
         """Link what a template needs into its folder; the state of a suspended guest stays here as well."""
-        for name in (*manifest.layers, KERNEL, manifest.initrd):
-            link(self.folder / name, target / name)
+        self._link_disk(manifest, target)
         link(self.folder / self.record.ram, target / BASE)
         link(self.folder / state, target / STATE)
         if manifest.bare_state:
             link(self.folder / delta, target / DELTA)
         self._remove_files((COPIED_STATE, COPIED_DELTA))
+
+    def _link_disk(self, manifest: Manifest, target: Path) -> None:
+        """Link the disk and what boots from it."""
+        for name in (*manifest.layers, KERNEL, manifest.initrd):
+            link(self.folder / name, target / name)
 
     def limit_depth(self) -> None:
         """Begin to make the disk's chain flat, in the background, when it has become deep."""
@@ -485,3 +534,5 @@ class Capsule:
         status = await guest.status()
         if not status.running and self.record.state == "running":
             await guest.qmp.execute("cont")
+        if self.record.state == "running":
+            self._keep_network()

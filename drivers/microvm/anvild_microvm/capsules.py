@@ -28,6 +28,7 @@ from anvild.sdk import (
     run,
 )
 from anvild.sdk.agent import AgentSession
+from anvild.sdk.network import Rules, proxy_environment
 
 from .capsule import ZERO, Capsule, prepare_folder
 from .disks import new_layer_name
@@ -48,7 +49,8 @@ WARM_UP_SECONDS = 120.0
 
 
 def first_record(host: Host, request: DeviceRequest, manifest: Manifest) -> Record:
-    """Return the record of a guest that is to be made. Raises InvalidArgument for a size that cannot be had."""
+    """Return the record of a guest that is to be made. Raises InvalidArgument for a size or a network that cannot be
+    had."""
     vcpus = request.vcpus or manifest.vcpus
     memory = -(-(request.memory or manifest.memory) // MIB) * MIB
     machine = host.machine(vcpus, memory)
@@ -62,6 +64,10 @@ def first_record(host: Host, request: DeviceRequest, manifest: Manifest) -> Reco
         raise InvalidArgument(
             f"the template {manifest.name!r} has a disk of {manifest.disk // MIB} MiB; a smaller one cannot be had"
         )
+    environment = {**manifest.environment, **request.environment}
+    if request.network is not None:
+        Rules(request.network)
+        environment = {**proxy_environment(), **environment}
     return Record(
         identity=request.identity,
         name=request.name,
@@ -76,8 +82,10 @@ def first_record(host: Host, request: DeviceRequest, manifest: Manifest) -> Reco
         itself=GuestIdentity(
             hostname=host_name(request.name, request.identity),
             generation=manifest.generation + 1,
-            environment=request.environment,
+            environment=environment,
+            user=request.user or manifest.user,
         ),
+        network=request.network,
         bare_state=manifest.bare_state,
     )
 
@@ -246,12 +254,12 @@ class Capsules:
 
     # templates
 
-    async def snapshot(self, identity: str, template: str) -> Template:
-        """Make a template of a guest. Cancelling leaves no half template."""
+    async def snapshot(self, identity: str, template: str, *, memory: bool) -> Template:
+        """Make a template of a guest, with its memory or of its disk alone. Cancelling leaves no half template."""
         capsule = await self.get(identity)
         await self.templates.refuse_taken(template)
         async with scratch(self._templates_folder) as work:
-            manifest = await capsule.snapshot(work, template)
+            manifest = await capsule.snapshot(work, template, memory=memory)
             await complete(work, manifest, self._host.account)
             made = await self.templates.add(template, work)
         capsule.limit_depth()

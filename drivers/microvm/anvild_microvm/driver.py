@@ -29,6 +29,8 @@ from anvild.sdk import (
     HealthState,
     ImageBuild,
     Lease,
+    Network,
+    NetworkUse,
     NotFound,
     Provision,
     Recovery,
@@ -62,7 +64,7 @@ __all__ = ["MicrovmDriver"]
 FULL = (errno.ENOSPC, errno.EDQUOT)
 LOCK = "lock"
 GROUPS = "anvil-microvm"
-DRIVER_CAPABILITIES = ("provision", "suspend", "snapshot", "image_build")
+DRIVER_CAPABILITIES = ("provision", "suspend", "snapshot", "network", "image_build")
 
 
 @contextmanager
@@ -76,7 +78,7 @@ def told() -> Iterator[None]:
         raise DriverFault(f"the host refused: {error}") from error
 
 
-class MicrovmDriver(Driver, Provision, Suspend, Snapshot, ImageBuild):
+class MicrovmDriver(Driver, Provision, Suspend, Snapshot, Network, ImageBuild):
     """Guests made to order from templates, each in a QEMU of its own that outlives the daemon."""
 
     name = "microvm"
@@ -241,15 +243,18 @@ class MicrovmDriver(Driver, Provision, Suspend, Snapshot, ImageBuild):
         with told():
             return await self._all().resume(identity)
 
+    async def network_use(self, identity: str) -> NetworkUse:
+        return (await self._all().get(identity)).network_use()
+
     # templates
 
     async def templates(self) -> Sequence[Template]:
         with told():
             return await self._started().templates.listing()
 
-    async def snapshot(self, identity: str, template: str) -> Template:
+    async def snapshot(self, identity: str, template: str, *, memory: bool = True) -> Template:
         with told():
-            return await self._all().snapshot(identity, template)
+            return await self._all().snapshot(identity, template, memory=memory)
 
     async def remove_template(self, template: str) -> None:
         with told():

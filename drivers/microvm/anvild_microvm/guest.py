@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
@@ -13,7 +14,8 @@ import msgspec
 import trio
 
 from anvild.sdk import AnvilError, DeviceLost, DriverFault, Unavailable
-from anvild.sdk.agent import AgentClient, connect_agent
+from anvild.sdk.agent import AgentClient, connect_agent, listen_for_connections
+from anvild.sdk.network import PROXY_PORT, Outlet
 from anvild.sdk.sockets import connect_unix
 
 from .machine import CONSOLE, DISK
@@ -27,6 +29,8 @@ MONITOR_SOCKET = "monitor.sock"
 LOG = "qemu.log"
 GREETING_SECONDS = 10.0
 LAST_EVENT_SECONDS = 1.0
+NETWORK_SECONDS = 30.0
+NETWORK_PAUSE_SECONDS = 1.0
 LAST_WORDS = 2000
 ENTROPY_BYTES = 64
 CONSOLE_BYTES = 4096
@@ -91,6 +95,7 @@ class GuestIdentity(msgspec.Struct, frozen=True, kw_only=True):
     hostname: str
     generation: int
     environment: dict[str, str] = {}
+    user: str | None = None
     machine_id: str = msgspec.field(default_factory=lambda: uuid.uuid4().hex)
     boot_id: str = msgspec.field(default_factory=lambda: str(uuid.uuid4()))
 
@@ -112,6 +117,7 @@ class Guest:
         self._agent: AgentClient | None = None
         self._agent_scope = trio.CancelScope()
         self._agent_lock = trio.Lock()
+        self._has_network = False
         self._nursery: trio.Nursery
 
     async def run(
@@ -291,6 +297,26 @@ class Guest:
                 task_status.started(client)
                 await trio.sleep_forever()
 
+    async def open_network(self, outlet: Outlet, *, deadline: float) -> None:
+        """Let the guest's programs out by ``outlet``, for as long as it runs.
+
+        Raises what :meth:`agent` raises, and WrongState or CapabilityMissing when the guest cannot do it.
+        """
+        await listen_for_connections(await self.agent(deadline=deadline), PROXY_PORT)
+        self.keep_network(outlet)
+
+    def keep_network(self, outlet: Outlet) -> None:
+        """Go on with the network of a guest that was given one before. Doing it twice is fine."""
+        if not self._has_network:
+            self._has_network = True
+            self._nursery.start_soon(self._serve_network, outlet)
+
+    async def _serve_network(self, outlet: Outlet) -> None:
+        while True:
+            with contextlib.suppress(AnvilError):  # the connection with the agent broke, as others find out too
+                await outlet.serve(await self.agent(deadline=NETWORK_SECONDS))
+            await trio.sleep(NETWORK_PAUSE_SECONDS)
+
     async def identify(self, identity: GuestIdentity, *, deadline: float) -> None:
         """Make the guest one of its own: random state, clock, names. Raises DriverFault with what failed."""
         client = await self.agent(deadline=deadline)
@@ -301,6 +327,7 @@ class Guest:
             boot_id=identity.boot_id,
             generation=identity.generation,
             environment=identity.environment,
+            user=identity.user,
             time=time.time_ns(),
         )
         self._check(failed)

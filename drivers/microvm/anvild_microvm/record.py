@@ -8,7 +8,7 @@ from typing import Literal
 
 import msgspec
 
-from anvild.sdk import DeviceFact, DeviceStatus
+from anvild.sdk import DeviceFact, DeviceStatus, NetworkPolicy
 from anvild.sdk.agent import KEPT_OUTPUT
 from anvild.sdk.processes import ProcessIdentity
 
@@ -40,6 +40,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     active: str
     ram: str
     itself: GuestIdentity
+    network: NetworkPolicy | None = None
     state: State = "making"
     process: ProcessIdentity | None = None
     groups: tuple[str, ...] = ()

@@ -23,7 +23,10 @@ DELTA = "delta"
 
 
 async def complete(folder: Path, manifest: Manifest, account: Account) -> Manifest:
-    """Turn the files of a snapshot into a template and return its manifest. The source runs on meanwhile."""
+    """Turn the files of a snapshot into a template and return its manifest. The source runs on meanwhile.
+
+    Of a template that is not warm there is no memory to complete.
+    """
     if len(manifest.layers) > DEPTH_LIMIT:
         base, *upper = manifest.layers
         flat = new_layer_name()
@@ -32,7 +35,9 @@ async def complete(folder: Path, manifest: Manifest, account: Account) -> Manife
         await trio.to_thread.run_sync(_remove, folder, upper)
         account.share(folder / flat)
     await create_overlay(folder / EMPTY, manifest.layers[-1], manifest.disk)
-    await trio.to_thread.run_sync(_finish, folder, manifest, account)
+    if manifest.warm:
+        await trio.to_thread.run_sync(_finish_memory, folder, manifest, account)
+    await trio.to_thread.run_sync(write_manifest, folder, manifest)
     return manifest
 
 
@@ -41,8 +46,8 @@ def _remove(folder: Path, names: list[str]) -> None:
         (folder / name).unlink()
 
 
-def _finish(folder: Path, manifest: Manifest, account: Account) -> None:
-    """Write the memory as it was; the manifest comes last."""
+def _finish_memory(folder: Path, manifest: Manifest, account: Account) -> None:
+    """Write the memory as it was."""
     base, delta, ram = folder / BASE, folder / DELTA, folder / RAM
     if not manifest.bare_state:
         new_sparse(ram, manifest.memory)
@@ -53,4 +58,3 @@ def _finish(folder: Path, manifest: Manifest, account: Account) -> None:
     base.unlink()
     delta.unlink(missing_ok=True)
     account.give(ram)
-    write_manifest(folder, manifest)

@@ -35,7 +35,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     ``machine`` is there for a warm template: its state fits no other. ``bare_state`` says that ``state`` holds the
     devices alone and the memory lies in ``ram``; otherwise all is in ``state`` and ``ram`` is empty. ``image`` is the
     digest of the recipe that a built-in template comes from, ``agent`` that of the agent in it. ``layers`` are the
-    disk's files, the lowest first. ``account`` is the default user of the guest's processes.
+    disk's files, the lowest first. ``account`` is the unprivileged user in it. ``environment`` and ``user`` are what
+    the guests' processes find by default; without a user they are the superuser's.
     """
 
     name: str
@@ -53,12 +54,19 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     machine: Machine | None = None
     bare_state: bool = True
     generation: int = 0
+    environment: dict[str, str] = {}
+    user: str | None = None
     facts: dict[str, str] = {}
     format: int = FORMAT
 
     @property
     def warm(self) -> bool:
         return self.machine is not None
+
+    @property
+    def fixed(self) -> bool:
+        """Whether it holds what ran in a guest, rather than what any boot of its image comes to."""
+        return self.warm and self.image is None
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -103,4 +111,5 @@ def describe_template(folder: Path, manifest: Manifest) -> Template:
         size=sum(allocated(folder / name) for name in manifest.files),
         created=manifest.created,
         facts=facts,
+        fixed=manifest.fixed,
     )

@@ -55,7 +55,7 @@ from .launch import LOG, PYTHON, SOCKET, Started, child_of, compile_agent, launc
 from .record import Sandbox, Size, descendants
 from .session import MeasuredSession, SandboxSession
 from .settings import SandboxSettings
-from .storage import BUILT_IN, Layered, Storage, copy_tree_command, remove_tree, tree_size
+from .storage import ACCOUNTS, BUILT_IN, Layered, Storage, copy_tree_command, remove_tree, tree_size
 
 READY_SECONDS = 30.0
 END_SECONDS = 10.0
@@ -169,6 +169,8 @@ class SandboxDriver(Driver, Provision, Snapshot):
                         f"the sandbox {request.identity!r} exists and was made from {existing.request.template!r}"
                     )
                 return self._fact(existing)
+            if request.user not in (None, *ACCOUNTS):
+                raise InvalidArgument(f"a sandbox has one account, by the names {' and '.join(ACCOUNTS)}")
             if request.disk is not None:
                 raise InvalidArgument("a sandbox shares its host's file system and has no disk limit: leave disk out")
             if self._agent is None:
@@ -197,6 +199,11 @@ class SandboxDriver(Driver, Provision, Snapshot):
             processes=settings.processes,
         )
         template = await trio.to_thread.run_sync(self._storage.template, request.template)
+        request = msgspec.structs.replace(
+            request,
+            environment={**template.environment, **request.environment},
+            user=request.user or template.user,
+        )
         try:
             started = await trio.to_thread.run_sync(self._launch, request.identity, template, size, agent)
         except OSError as error:
@@ -222,7 +229,7 @@ class SandboxDriver(Driver, Provision, Snapshot):
             )
             await trio.to_thread.run_sync(sandbox.save, folder)
             async with self._connected(request.identity) as agent:
-                await agent.identify(environment=request.environment)
+                await agent.identify(environment=request.environment, user=request.user)
         except (ValueError, ProcessLookupError, AnvilError) as error:
             log = await trio.to_thread.run_sync(_last_line, folder / LOG)
             raise Unavailable(f"a sandbox did not start: {log or error}") from None
@@ -288,8 +295,9 @@ class SandboxDriver(Driver, Provision, Snapshot):
         built_in = await trio.to_thread.run_sync(self._storage.template, BUILT_IN)
         return [self._told(template) for template in (built_in, *made)]
 
-    async def snapshot(self, identity: str, template: str) -> Template:
-        """Make a template of a sandbox's files; it stands still meanwhile. Processes and memory are not kept."""
+    async def snapshot(self, identity: str, template: str, *, memory: bool = True) -> Template:
+        """Make a template of a sandbox's files; it stands still meanwhile. Processes and memory are not kept, whether
+        they are asked for or not."""
         async with self._lock(identity):
             sandbox = self._sandboxes.get(identity)
             if sandbox is None:
@@ -327,7 +335,14 @@ class SandboxDriver(Driver, Provision, Snapshot):
 
     def _keep(self, name: str, layer: str, partial: Path, whole: Path, sandbox: Sandbox) -> Layered:
         partial.rename(whole)
-        template = Layered(name=name, layers=(layer, *sandbox.layers), size=tree_size(whole), created=datetime.now(UTC))
+        template = Layered(
+            name=name,
+            layers=(layer, *sandbox.layers),
+            size=tree_size(whole),
+            created=datetime.now(UTC),
+            environment=sandbox.request.environment,
+            user=sandbox.request.user,
+        )
         self._storage.add_template(template)
         return template
 

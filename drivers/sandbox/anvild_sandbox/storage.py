@@ -55,16 +55,20 @@ BASE_FILES = {
     "etc/os-release": None,
     "etc/machine-id": "",
 }
+ACCOUNTS = ("root", "user")
 SYSTEM_FOLDERS = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
 
 
 class Layered(msgspec.Struct, frozen=True):
-    """A template made by a snapshot."""
+    """A template made by a snapshot. ``environment`` and ``user`` are what processes in sandboxes of it find by
+    default."""
 
     name: str
     layers: tuple[str, ...]
     size: int
     created: datetime
+    environment: dict[str, str] = {}
+    user: str | None = None
 
 
 class Storage:

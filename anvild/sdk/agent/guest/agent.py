@@ -39,15 +39,17 @@ from .wire import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import NoReturn
 
+    from .streams import Steps
     from .wire import Message
 
 PROCESS_LIMIT = 512
 STREAM_LIMIT = 1024
 STALL = 5.0  # seconds after which the output of a tagged process stops waiting for a reader that stands still
 
-JOBS = {
+JOBS: dict[str, Callable[[Agent, Message], Steps]] = {
     "processes": lambda agent, m: list_processes(agent),
     "kill": lambda agent, m: kill(agent, m["pid"], m["signal"]),
     "stat": lambda agent, m: describe(agent, m["path"]),
