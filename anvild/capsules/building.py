@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -149,9 +150,10 @@ class BuildWorkload(Workload):
         id_ = new_id()
         await persist(self._store, lambda conn: self._enter(conn, id_, context, spec, prepared))
         identity = context.session.device.identity
-        made = await hosted.call("snapshot", SNAPSHOT_SECONDS, snapshot, identity, id_)
+        take = partial(snapshot, memory=spec.healthcheck is not None)
+        made = await hosted.call("snapshot", SNAPSHOT_SECONDS, take, identity, id_)
         values = {
-            "type": "snapshot" if made.warm else "base",
+            "type": "snapshot" if made.fixed else "base",
             "vcpus": made.vcpus,
             "memory_mb": made.memory // MEGABYTE,
             "disk_mb": made.disk // MEGABYTE,

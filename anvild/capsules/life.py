@@ -205,6 +205,12 @@ class Capsules:
         async with live.use(busy=busy) as session:
             yield session
 
+    def touch(self, capsule_id: str) -> None:
+        """Somebody uses a capsule now. What runs is told apart from what is idle by it; it is not written down."""
+        live = self._live.get(capsule_id)
+        if live is not None:
+            live.touch()
+
     async def note_use(self, capsule_id: str) -> None:
         """Note that a capsule that is in use has been used now."""
         live = self._live.get(capsule_id)
@@ -382,7 +388,11 @@ class Capsules:
 def device_request(name: str, identity: str, template: Template, order: Order) -> DeviceRequest:
     """Return what a driver is asked for. Raises InvalidRequest, CapabilityMissing."""
     request = DeviceRequest(
-        template=template.reference, name=name, identity=identity, environment=dict(template.environment)
+        template=template.reference,
+        name=name,
+        identity=identity,
+        environment=dict(template.environment),
+        user=template.account,
     )
     if not template.memory:  # one with memory fixes the sizes
         disk = None

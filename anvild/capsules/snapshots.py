@@ -236,7 +236,7 @@ def _finish(
         .where(templates.c.id == template.reference)
         .values(
             ready=True,
-            type="snapshot" if made.warm else "base",
+            type="snapshot" if made.fixed else "base",
             vcpus=made.vcpus,
             memory_mb=made.memory // MEGABYTE,
             disk_mb=made.disk // MEGABYTE,

@@ -124,7 +124,7 @@ def _shared_template(driver: str, made: Made) -> Template:
         team_id=None,
         driver=driver,
         reference=made.name,
-        memory=False,
+        memory=made.fixed,
         vcpus=made.vcpus,
         memory_mb=made.memory // MEGABYTE,
         disk_mb=made.disk // MEGABYTE,

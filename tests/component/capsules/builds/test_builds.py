@@ -17,25 +17,26 @@ async def test_a_build_becomes_a_template_that_all_teams_see(yard: Yard) -> None
         "WORKDIR /var/lib/made",
         "RUN echo $GREETING > greeting && pwd",
         "ENV PATH=$PLACE:$PATH",
+        "USER user",
         "START sleep 1000",
         "RUN --timeout=1m printf '%s' \"$PATH\" >&2",
     )
     assert (build["status"], build.get("error")) == ("success", None)
-    assert build["total_steps"] == build["current_step"] == len(build["logs"]) == 8
+    assert build["total_steps"] == build["current_step"] == len(build["logs"]) == 9
     phases = [(each["step"], each["phase"], each["ok"]) for each in build["logs"]]
     assert phases == [
         (1, "pre-build", True),
-        *((number, "recipe", True) for number in range(2, 8)),
-        (8, "post-build", True),
+        *((number, "recipe", True) for number in range(2, 9)),
+        (9, "post-build", True),
     ]
-    run, path = build["logs"][3], build["logs"][6]
+    run, path = build["logs"][3], build["logs"][7]
     assert (run["cmd"], run["stdout"], run["exit"]) == (
         "RUN echo $GREETING > greeting && pwd",
         "/var/lib/made\n",
         0,
     )
     assert path["stderr"].startswith("/var/tmp/hellos:/")
-    assert build["default_env"]["GREETING"] == "hello"
+    assert (build["default_user"], build["default_env"]["GREETING"]) == ("user", "hello")
 
     stranger = await yard.lab.stranger()
     shown = await stranger("GET", "/v1/snapshots", 200)
@@ -45,9 +46,14 @@ async def test_a_build_becomes_a_template_that_all_teams_see(yard: Yard) -> None
     ]
     api = yard.lab.by_key()
     one = await yard.capsule("made")
-    body = {"cmd": "/bin/sh", "args": ["-c", "cat /var/lib/made/greeting; echo $GREETING $PATH"]}
+    body = {"cmd": "/bin/sh", "args": ["-c", "cat /var/lib/made/greeting; echo $GREETING $PATH; echo $USER"]}
     done = await api("POST", "/v1/capsules/{id}/exec", 200, values=one, json=body)
     assert done["stdout"].startswith("hello\nhello /var/tmp/hellos:/"), done
+    assert done["stdout"].endswith("\nuser\n")
+    own = await api("POST", "/v1/snapshots", 201, json={"sandbox_id": one["id"], "name": "own"})
+    assert not own["platform"]
+    done = await api("POST", "/v1/capsules/{id}/exec", 200, values=await yard.capsule("own"), json=body)
+    assert done["stdout"].startswith("hello\nhello "), "a template of a capsule keeps what processes find"
     assert [each["name"] for each in await yard.told("build.created")] == ["made"]
 
 
@@ -55,7 +61,7 @@ async def test_a_step_that_fails_ends_the_build(yard: Yard) -> None:
     for line, said in (
         ("RUN echo this is wrong >&2; exit 3", "step 2, RUN echo this is wrong >&2; exit 3: it ended with exit code 3"),
         ("RUN --timeout=50ms sleep 1000", "it did not end within 0.05 s"),
-        ("USER nobody-at-all", "USER nobody-at-all: it ended with exit code 1"),
+        ("USER nobody-at-all", "USER nobody-at-all: there is no user"),
         ("WORKDIR /proc/1/no", "WORKDIR /proc/1/no: it ended with exit code 1"),
     ):
         build = await yard.built(line, "RUN true", name="broken")
