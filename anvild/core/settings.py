@@ -19,6 +19,7 @@ import msgspec
 
 __all__ = [
     "DEFAULT_CONFIG",
+    "CapsuleSettings",
     "DevicetestSettings",
     "DriverHosting",
     "EngineSettings",
@@ -153,6 +154,21 @@ class DevicetestSettings(Section, frozen=True):
     device_cap: Annotated[Positive, msgspec.Meta(description="devices that a team may register")] = 100
 
 
+class CapsuleSettings(Section, frozen=True):
+    """``[capsules]``"""
+
+    proxy_domain: Annotated[
+        str,
+        msgspec.Meta(
+            pattern=r"^([a-z0-9-]+(\.[a-z0-9-]+)*)?$",
+            description="domain below which {port}-{capsule} leads to a port of a capsule; empty turns that off",
+        ),
+    ] = ""
+    proxy_open: Annotated[
+        bool, msgspec.Meta(description="true lets all who know a capsule's id reach its ports, without any credential")
+    ] = False
+
+
 class PluginSettings(Section, frozen=True):
     """``[plugins]``"""
 
@@ -207,6 +223,7 @@ class Settings(Section, frozen=True):
     github: GithubSettings = GithubSettings()
     engine: EngineSettings = EngineSettings()
     devicetests: DevicetestSettings = DevicetestSettings()
+    capsules: CapsuleSettings = CapsuleSettings()
     plugins: PluginSettings = PluginSettings()
     drivers: dict[str, dict[str, Any]] = {}
 
@@ -354,6 +371,8 @@ def _from_text(value: str, key: Sequence[str]) -> object:
         kind = get_args(kind)[0]
     if get_origin(kind) is tuple:
         return tuple(part.strip() for part in value.split(",") if part.strip())
+    if kind is bool:
+        return {"true": True, "false": False}.get(value.lower(), value)
     try:
         if kind is int:
             return int(value)

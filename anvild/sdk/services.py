@@ -40,9 +40,10 @@ class Services:
 class Mount(msgspec.Struct, frozen=True, kw_only=True):
     """An ASGI application of a plugin at a path prefix of the daemon's one port.
 
-    The longest prefix that matches whole path segments wins. ``openapi`` returns the application's OpenAPI 3.1
-    document. ``run`` is a background task of the wing; it is started before the port opens and cancelled after it
-    has closed.
+    The longest prefix that matches whole path segments wins. A mount with ``host`` is asked before all those without:
+    it gets every path where ``host`` says yes to the name in the request's Host header (in lower case, without its
+    port), whatever its own prefix. ``openapi`` returns the application's OpenAPI 3.1 document. ``run``
+    is a background task of the wing; it is started before the port opens and cancelled after it has closed.
     """
 
     name: str
@@ -50,3 +51,4 @@ class Mount(msgspec.Struct, frozen=True, kw_only=True):
     app: ASGIApp
     openapi: Callable[[], dict[str, Any]] | None = None
     run: Callable[[], Awaitable[None]] | None = None
+    host: Callable[[str], bool] | None = None

@@ -36,19 +36,31 @@ def root_app(mounts: Sequence[Mount], services: Services) -> ASGIApp:
 
 
 class Dispatcher:
-    """Finds the mount of a path: the longest prefix that matches whole segments wins.
+    """Finds the mount of a request: one that answers at its host, else the one of its path, where the longest prefix
+    that matches whole segments wins.
 
     Two mounts of one prefix are an error of the daemon: ValueError.
     """
 
     def __init__(self, mounts: Sequence[Mount]) -> None:
         self._mounts: dict[str, Mount] = {}
+        self._at_hosts = [(mount.host, mount) for mount in mounts if mount.host is not None]
         for mount in mounts:
+            if mount.host is not None:
+                continue
             prefix = mount.prefix.rstrip("/")
             if prefix in self._mounts:
                 raise ValueError(f"{mount.name} and {self._mounts[prefix].name} are both mounted at {mount.prefix!r}")
             self._mounts[prefix] = mount
         self._longest = max((prefix.count("/") for prefix in self._mounts), default=0)
+
+    def at_host(self, headers: Sequence[tuple[bytes, bytes]]) -> Mount | None:
+        """Return the mount that answers at the host of a request; None where there is none."""
+        if not self._at_hosts:
+            return None
+        host = next((value for name, value in headers if name == b"host"), b"").decode("latin-1").lower()
+        name = host.partition(":")[0]
+        return next((mount for answers, mount in self._at_hosts if answers(name)), None)
 
     def find(self, path: str) -> Mount | None:
         """Return the mount of a path; None where there is none."""
@@ -111,8 +123,11 @@ class _Root:
 
     async def _serve(self, scope: Mapping[str, Any], receive: Any, send: Any) -> None:
         path = scope["path"]
+        elsewhere = self._dispatcher.at_host(scope["headers"])
         mount = self._dispatcher.find(path)
-        if path in self._own and scope["type"] == "http":
+        if elsewhere is not None:
+            await elsewhere.app(scope, receive, send)
+        elif path in self._own and scope["type"] == "http":
             if scope["method"] in {"GET", "HEAD"}:
                 await self._say(self._own[path](), scope, send)
             else:

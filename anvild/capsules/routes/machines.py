@@ -14,7 +14,7 @@ from anvild.core.hosts import Hosts
 from anvild.core.identity import Identity
 from anvild.core.settings import Settings
 from anvild.core.store import Store
-from anvild.sdk import Services
+from anvild.sdk import Mount, Services
 from anvild.web.api import Api
 
 from ..administration import Administration
@@ -39,6 +39,7 @@ from .figures import add_figures
 from .files import add_files
 from .hosts import add_host_side, add_hosts
 from .metrics import add_metrics
+from .proxy import PortProxy
 from .pty import add_pty
 from .snapshots import add_snapshots
 from .views import View
@@ -46,8 +47,8 @@ from .views import View
 __all__ = ["add_machines"]
 
 
-def add_machines(api: Api, services: Services) -> Callable[[], Awaitable[None]]:
-    """Add all operations on capsules, and return what must run behind them."""
+def add_machines(api: Api, services: Services) -> tuple[Callable[[], Awaitable[None]], list[Mount]]:
+    """Add all operations on capsules; return what must run behind them, and what is mounted beside them."""
     engine, store, log = services.get(Engine), services.get(Store), services.get(EventLog)
     identity = services.get(Identity)
     settings = services.get(Settings)
@@ -88,4 +89,4 @@ def add_machines(api: Api, services: Services) -> Callable[[], Awaitable[None]]:
             nursery.start_soon(metrics.run)
             nursery.start_soon(retention.run)
 
-    return run
+    return run, [PortProxy(api, capsules, settings).mount()] if settings.capsules.proxy_domain else []

@@ -49,6 +49,21 @@ def test_a_mount_at_the_root_takes_the_rest_and_two_at_one_place_are_refused() -
         Dispatcher([mount("/a"), mount("/a/")])
 
 
+def test_a_mount_at_hosts_of_its_own_is_asked_first() -> None:
+    own = Mount(name="own", prefix="/", app=mount("/").app, host=lambda name: name.endswith(".example.org"))
+    dispatcher = Dispatcher([mount("/"), own])
+    for host, found in (
+        (b"a.Example.ORG", own),
+        (b"a.example.org:8470", own),
+        (b"example.org", None),
+        (b"[::1]:80", None),
+        (b"\xff", None),
+    ):
+        assert dispatcher.at_host([(b"accept", b"*/*"), (b"host", host)]) is found
+    assert dispatcher.at_host([]) is None
+    assert dispatcher.find("/").name == "wing at /"  # type: ignore[union-attr]
+
+
 class Numbers(msgspec.Struct):
     queued: int = 3
     url: str = "no number"

@@ -38,6 +38,7 @@ class Pipe(Stream):
         self.ended_here = False
         self.ended_there = False
         self.shut = False
+        self.deaf = False
         self.pending: collections.deque[memoryview] = collections.deque()
         self.paid = 0
 
@@ -79,7 +80,10 @@ class Pipe(Stream):
 
     def data(self, payload: bytes) -> None:
         self.pending.append(memoryview(payload))
-        self.write()
+        if self.deaf:
+            self.forget_pending()
+        else:
+            self.write()
 
     def eof(self) -> None:
         self.ended_there = True
@@ -105,13 +109,20 @@ class Pipe(Stream):
                 self.peer.shutdown(socket.SHUT_WR)
         except BlockingIOError:
             return
-        except OSError as error:
-            self.fail(refused(error, "the connection broke"))
-            return
+        except OSError:  # what the program has said before it went is still there to be read, and then why it went
+            self.deaf = self.readable = True
+            self.agent.wake(self)
+            self.forget_pending()
         self.finish()
 
+    def forget_pending(self) -> None:
+        """Drop what the program does not take any more, as if it had."""
+        self.repay(self.paid + sum(len(chunk) + FRAME_COST for chunk in self.pending), at_once=True)
+        self.paid = 0
+        self.pending.clear()
+
     def finish(self) -> None:
-        if self.ended_here and self.ended_there and not self.pending:
+        if self.ended_here and (self.ended_there or self.deaf) and not self.pending:
             self.end()
 
     def release(self) -> None:
