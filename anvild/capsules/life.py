@@ -388,7 +388,11 @@ class Capsules:
 def device_request(name: str, identity: str, template: Template, order: Order) -> DeviceRequest:
     """Return what a driver is asked for. Raises InvalidRequest, CapabilityMissing."""
     request = DeviceRequest(
-        template=template.reference, name=name, identity=identity, environment=dict(template.environment)
+        template=template.reference,
+        name=name,
+        identity=identity,
+        environment=dict(template.environment),
+        user=template.account,
     )
     if not template.memory:  # one with memory fixes the sizes
         disk = None
