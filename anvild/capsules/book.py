@@ -7,6 +7,7 @@ from datetime import datetime
 from functools import partial
 from typing import Any
 
+import msgspec
 from sqlalchemy import ColumnElement, Connection, Row, insert, select, true, update
 
 from anvild.core.clock import utcnow
@@ -20,7 +21,7 @@ from anvild.sdk import NotFound
 from .errors import InvalidState
 from .metrics import keep_coarse
 from .tables import alive, capsules
-from .values import ALIVE, ENDS, Capsule, Status
+from .values import ALIVE, ENDS, Capsule, Status, Wish
 
 __all__ = ["SYSTEM", "Book", "add", "stop_of_owner"]
 
@@ -179,4 +180,7 @@ def _of(team_id: str | None) -> ColumnElement[bool]:
 
 
 def _capsule(row: Row[Any]) -> Capsule:
-    return Capsule(**row._asdict())
+    values = row._asdict()
+    if values["network"] is not None:
+        values["network"] = msgspec.convert(values["network"], Wish)
+    return Capsule(**values)

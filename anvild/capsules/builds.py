@@ -41,6 +41,7 @@ from .build_files import PIECE, open_archive
 from .building import KIND, PREPARED, STEP, BuildSpec, Prepared
 from .errors import NameReserved
 from .life import MEMORY_MB, VCPUS, device_request
+from .network import Networks
 from .snapshots import check_name, tell
 from .tables import templates
 from .templates import Templates, own_template
@@ -120,13 +121,22 @@ class Builds:
     """
 
     def __init__(
-        self, engine: Engine, store: Store, log: EventLog, artifacts: Artifacts, seen: Templates, *, spool: Path
+        self,
+        engine: Engine,
+        store: Store,
+        log: EventLog,
+        artifacts: Artifacts,
+        seen: Templates,
+        networks: Networks,
+        *,
+        spool: Path,
     ) -> None:
         self._engine = engine
         self._store = store
         self._log = log
         self._artifacts = artifacts
         self._seen = seen
+        self._networks = networks
         self._spool = spool
         self._wake = trio.Event()
 
@@ -163,7 +173,8 @@ class Builds:
             driver=template.driver,
         )
         order = Order(template=template.name, vcpus=spec.vcpus, memory_mb=spec.memory_mb)
-        wanted = device_request(f"build-{wish.name}", "build", template, order)
+        network = self._networks.policy(self._networks.choose(None, template.driver))
+        wanted = device_request(f"build-{wish.name}", "build", template, order, network)
         stored = None if archive is None else await self._store_archive(archive, by)
         request = RunRequest(
             team_id=PLATFORM,

@@ -26,6 +26,7 @@ from anvild.sdk import (
     DeviceRequest,
     DeviceStatus,
     Event,
+    NetworkPolicy,
     NotFound,
     Session,
     Suspend,
@@ -39,6 +40,7 @@ from .errors import InvalidState
 from .ids import to_wire
 from .live import Live
 from .metrics import Metrics, Point, once_a_second
+from .network import Networks
 from .templates import MEGABYTE, Templates
 from .values import ALIVE, Capsule, Order, Template
 
@@ -62,12 +64,21 @@ class Capsules:
     :meth:`run` must be running for anything but looking.
     """
 
-    def __init__(self, engine: Engine, events: EventLog, book: Book, templates: Templates, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        events: EventLog,
+        book: Book,
+        templates: Templates,
+        metrics: Metrics,
+        networks: Networks,
+    ) -> None:
         self._engine = engine
         self._events = events
         self._book = book
         self._templates = templates
         self._metrics = metrics
+        self._networks = networks
         self._nursery: trio.Nursery | None = None
         self._live: dict[str, Live] = {}
         self._leases: dict[str, str] = {}
@@ -92,8 +103,8 @@ class Capsules:
     async def create(self, team_id: str, order: Order, by: Actor) -> Capsule:
         """Begin to make a capsule, and return it as it begins.
 
-        Raises NotFound for an unknown template, InvalidRequest for sizes that cannot be, ResourceExhausted when no slot
-        is free, CapabilityMissing for what its driver cannot do, Unavailable.
+        Raises NotFound for an unknown template, InvalidRequest for a size or network that cannot be, ResourceExhausted
+        when no slot is free, CapabilityMissing for what its driver cannot do, Unavailable.
         """
         nursery = self._running()
         template = await self._templates.get(order.template, team_id)
@@ -102,7 +113,9 @@ class Capsules:
             self._check_pausable(template.driver)
         capsule_id = new_id()
         now = utcnow()
-        request = device_request(to_wire("cl", capsule_id), capsule_id, template, order)
+        network = self._networks.choose(order.network, template.driver)
+        policy = self._networks.policy(network)
+        request = device_request(to_wire("cl", capsule_id), capsule_id, template, order, policy)
         holder = msgspec.structs.replace(by, team_id=team_id)
         made: list[Capsule] = []
 
@@ -121,6 +134,7 @@ class Capsules:
                 disk_size_mb=(request.disk or template.disk_mb * MEGABYTE) // MEGABYTE or None,
                 timeout_sec=timeout,
                 metadata=order.metadata,
+                network=network,
                 created_at=now,
                 updated_at=now,
             )
@@ -385,7 +399,9 @@ class Capsules:
             await self._book.note_use(capsule_id, now)
 
 
-def device_request(name: str, identity: str, template: Template, order: Order) -> DeviceRequest:
+def device_request(
+    name: str, identity: str, template: Template, order: Order, network: NetworkPolicy | None = None
+) -> DeviceRequest:
     """Return what a driver is asked for. Raises InvalidRequest, CapabilityMissing."""
     request = DeviceRequest(
         template=template.reference,
@@ -393,6 +409,7 @@ def device_request(name: str, identity: str, template: Template, order: Order) -
         identity=identity,
         environment=dict(template.environment),
         user=template.account,
+        network=network,
     )
     if not template.memory:  # one with memory fixes the sizes
         disk = None

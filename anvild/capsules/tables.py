@@ -41,6 +41,8 @@ capsules = Table(
     Column("disk_size_mb", Integer),
     Column("timeout_sec", Integer, nullable=False),
     Column("metadata", Json),
+    # As it was asked for, or as the settings said then; NULL is none.
+    Column("network", Json),
     Column("created_at", Timestamp, nullable=False),
     Column("started_at", Timestamp),
     Column("last_active_at", Timestamp),

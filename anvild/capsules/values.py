@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
-__all__ = ["ALIVE", "ENDS", "PLATFORM", "Capsule", "Order", "Status", "Template"]
+__all__ = ["ALIVE", "ENDS", "PLATFORM", "Allowed", "Capsule", "Order", "Status", "Template", "Wish"]
 
 Status = Literal[
     "pending",
@@ -34,8 +34,22 @@ ALIVE: tuple[Status, ...] = ("starting", "running", "pausing", "paused", "resumi
 ENDS: tuple[Status, ...] = ("stopped", "error")
 
 
+class Allowed(msgspec.Struct, frozen=True):
+    """Where a capsule's programs may connect to; see :class:`anvild.sdk.NetworkPolicy` for what an entry is."""
+
+    allow: Annotated[
+        tuple[Annotated[str, msgspec.Meta(min_length=1, max_length=300)], ...],
+        msgspec.Meta(min_length=1, max_length=256),
+    ]
+
+
+Wish = Literal["none", "internet"] | Allowed
+"""The network of a capsule, as people say it."""
+
+
 class Capsule(msgspec.Struct, frozen=True, kw_only=True):
-    """A capsule as it stands. ``reason`` says why it is in the state that it is in, where that was not asked for."""
+    """A capsule as it stands. ``reason`` says why it is in the state that it is in, where that was not asked for.
+    ``network`` is None for a capsule without one."""
 
     id: str
     team_id: str
@@ -51,6 +65,7 @@ class Capsule(msgspec.Struct, frozen=True, kw_only=True):
     disk_size_mb: int | None
     timeout_sec: int
     metadata: Mapping[str, str] | None
+    network: Wish | None = None
     created_at: datetime
     started_at: datetime | None = None
     last_active_at: datetime | None = None
@@ -58,7 +73,8 @@ class Capsule(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Order(msgspec.Struct, frozen=True, kw_only=True):
-    """A capsule that somebody wants. None leaves a size to the template, or to what is usual."""
+    """A capsule that somebody wants. None leaves a size to the template, or to what is usual, and the network to the
+    settings."""
 
     template: str
     vcpus: int | None = None
@@ -66,6 +82,7 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     disk_size_mb: int | None = None
     timeout_sec: int = 0
     metadata: Mapping[str, str] | None = None
+    network: Wish | None = None
 
 
 class Template(msgspec.Struct, frozen=True, kw_only=True):

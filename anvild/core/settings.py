@@ -17,6 +17,9 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 
 import msgspec
 
+from anvild.sdk import InvalidArgument, NetworkPolicy
+from anvild.sdk.network.rules import Rules, check_private
+
 __all__ = [
     "DEFAULT_CONFIG",
     "CapsuleSettings",
@@ -167,6 +170,26 @@ class CapsuleSettings(Section, frozen=True):
     proxy_open: Annotated[
         bool, msgspec.Meta(description="true lets all who know a capsule's id reach its ports, without any credential")
     ] = False
+    network: Annotated[
+        Literal["none", "internet"] | tuple[Word, ...],
+        msgspec.Meta(
+            description="network of capsules whose creation says nothing: `none`, `internet` (all public addresses) "
+            "or a list of what is allowed"
+        ),
+    ] = "none"
+    network_private: Annotated[
+        tuple[Word, ...],
+        msgspec.Meta(description="networks (10.0.0.0/8) that capsules may be allowed to reach beside public addresses"),
+    ] = ()
+
+    def __post_init__(self) -> None:
+        try:
+            check_private(self.network_private)
+            if isinstance(self.network, tuple) and self.network:
+                Rules(NetworkPolicy(allow=self.network, private=self.network_private))
+        except InvalidArgument as error:
+            where = str(error.details["field"]).replace("allow", "network").replace("private", "network_private")
+            raise ValueError(f"{where}: {error.message}") from None
 
 
 class PluginSettings(Section, frozen=True):

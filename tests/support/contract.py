@@ -14,6 +14,7 @@ METHODS = ("get", "put", "post", "delete", "patch")
 SAYS_NOTHING = {"title", "description", "example", "examples", "default", "summary", "bearerFormat"}
 FORMATS = FormatChecker()
 BEYOND = "x-beyond-contract"
+EXAMPLES = {"string": "x", "integer": 1, "number": 1, "boolean": True, "array": [], "object": {}}
 
 
 @FORMATS.checks("date-time")
@@ -38,7 +39,8 @@ def resolve(document: Document, node: Any) -> Any:
 
 
 def plain_schema(document: Document, node: Any) -> Any:
-    """Bring a schema into one form: no references, no words, null as a type, names of fields sorted."""
+    """Bring a schema into one form: no references, no words, null as a type, names of fields sorted. Fields that are
+    marked as beyond the contract are left out."""
     node = resolve(document, node)
     if not isinstance(node, Mapping):
         return node
@@ -54,7 +56,8 @@ def plain_schema(document: Document, node: Any) -> Any:
         if key in SAYS_NOTHING or key == "nullable" or (key == "additionalProperties" and value is True):
             continue
         if key == "properties":
-            schema[key] = {name: plain_schema(document, item) for name, item in sorted(value.items())}
+            promised = {name: item for name, item in value.items() if not item.get(BEYOND)}
+            schema[key] = {name: plain_schema(document, item) for name, item in sorted(promised.items())}
         elif key in ("items", "additionalProperties"):
             schema[key] = plain_schema(document, value)
         elif key in ("required", "enum"):
@@ -155,6 +158,18 @@ def _cut(want: Any, have: Any) -> Any:
 def _security(document: Document, operation: Document) -> bool:
     """Whether a credential is needed."""
     return bool(operation.get("security", document.get("security")))
+
+
+def example_request(document: Document, operation: Document) -> dict[str, Any]:
+    """Make up what an HTTP client needs for the body that an operation demands: its required fields."""
+    content = operation.get("requestBody", {}).get("content", {})
+    if "application/json" in content:
+        schema = resolve(document, content["application/json"]["schema"])
+        properties = schema.get("properties", {})
+        return {
+            "json": {name: EXAMPLES[resolve(document, properties[name])["type"]] for name in schema.get("required", ())}
+        }
+    return {"data": {"path": "/x"}, "files": {"file": b"x"}} if content else {}
 
 
 def schemes(operation: Document) -> set[str]:

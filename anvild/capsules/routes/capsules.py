@@ -53,6 +53,7 @@ def add_capsules(view: View, capsules: Capsules) -> None:
             memory_mb=body.memory_mb,
             disk_size_mb=None if body.disk_size_mb is UNSET else body.disk_size_mb,
             timeout_sec=body.timeout_sec,
+            network=None if body.network is UNSET else body.network,
         )
         return Answer(created, capsule_shape(await capsules.create(view.owner(request), order, actor_of(request))))
 
@@ -155,6 +156,7 @@ def capsule_shape(capsule: Capsule) -> wire.Capsule:
         last_active_at=_known(capsule.last_active_at),
         metadata=metadata or UNSET,
         disk_size_mb=_known(capsule.disk_size_mb),
+        network=_known(capsule.network),
     )
 
 

@@ -23,6 +23,7 @@ from ..builds import Builds
 from ..hosts import HostDesk
 from ..life import Capsules
 from ..metrics import Metrics
+from ..network import Networks
 from ..retention import capsules_retention
 from ..snapshots import Snapshots
 from ..stats import Stats
@@ -55,12 +56,13 @@ def add_machines(api: Api, services: Services) -> tuple[Callable[[], Awaitable[N
     templates = Templates(engine, store)
     book, hosts = Book(store), services.get(Hosts)
     metrics = Metrics(store)
-    capsules = Capsules(engine, log, book, templates, metrics)
+    networks = Networks(engine, settings.capsules)
+    capsules = Capsules(engine, log, book, templates, metrics, networks)
     stats = Stats(store)
     retention = capsules_retention(store, keep=timedelta(days=settings.store.capsules_days))
     snapshots = Snapshots(engine, store, capsules, templates)
     spool = settings.data_dir
-    builds = Builds(engine, store, log, services.get(Artifacts), templates, spool=spool)
+    builds = Builds(engine, store, log, services.get(Artifacts), templates, networks, spool=spool)
     for view in (View(api), View(api, platform=True)):
         add_capsules(view, capsules)
         add_exec(view, capsules)

@@ -7,10 +7,12 @@ from typing import Annotated
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from ..values import Status
+from ..values import Status, Wish
 from .common import Moment
 
 __all__ = ["Capsule", "CreateCapsuleRequest"]
+
+_BEYOND = msgspec.Meta(extra_json_schema={"x-beyond-contract": True})
 
 
 class CreateCapsuleRequest(msgspec.Struct):
@@ -21,6 +23,7 @@ class CreateCapsuleRequest(msgspec.Struct):
     memory_mb: int = 512
     disk_size_mb: Annotated[int, msgspec.Meta(extra_json_schema={"default": 5120})] | UnsetType = UNSET
     timeout_sec: Annotated[int, msgspec.Meta(ge=0)] = 0
+    network: Annotated[Wish | UnsetType, _BEYOND] = UNSET
 
 
 class Capsule(msgspec.Struct, omit_defaults=True):
@@ -40,3 +43,4 @@ class Capsule(msgspec.Struct, omit_defaults=True):
     last_active_at: Moment | UnsetType | None = UNSET
     metadata: dict[str, str] | UnsetType | None = UNSET
     disk_size_mb: int | UnsetType | None = UNSET
+    network: Annotated[Wish | UnsetType, _BEYOND] = UNSET

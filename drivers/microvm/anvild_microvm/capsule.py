@@ -28,7 +28,7 @@ from anvild.sdk import (
     run,
 )
 from anvild.sdk.agent import AgentClient, AgentSession
-from anvild.sdk.network import Outlet, proxy_environment
+from anvild.sdk.network.outlet import Outlet, proxy_environment
 
 from . import starting
 from .disks import DEPTH_LIMIT, EMPTY, create_overlay, new_layer_name

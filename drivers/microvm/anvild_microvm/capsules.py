@@ -28,7 +28,8 @@ from anvild.sdk import (
     run,
 )
 from anvild.sdk.agent import AgentSession
-from anvild.sdk.network import Rules, proxy_environment
+from anvild.sdk.network.outlet import proxy_environment
+from anvild.sdk.network.rules import Rules
 
 from .capsule import ZERO, Capsule, prepare_folder
 from .disks import new_layer_name

@@ -15,7 +15,7 @@ import trio
 
 from anvild.sdk import AnvilError, DeviceLost, DriverFault, Unavailable
 from anvild.sdk.agent import AgentClient, connect_agent, listen_for_connections
-from anvild.sdk.network import PROXY_PORT, Outlet
+from anvild.sdk.network.outlet import PROXY_PORT, Outlet
 from anvild.sdk.sockets import connect_unix
 
 from .machine import CONSOLE, DISK

@@ -12,9 +12,11 @@ from anvild.capsules.book import Book
 from anvild.capsules.errors import InvalidState
 from anvild.capsules.life import Capsules
 from anvild.capsules.metrics import Metrics
+from anvild.capsules.network import Networks
 from anvild.capsules.templates import Templates
 from anvild.capsules.values import Order
 from anvild.core.events import EventFilter
+from anvild.core.settings import CapsuleSettings
 from anvild.sdk import Command, Exec, Unavailable, run
 from tests.support.aside import SuspendingLab
 from tests.support.lab import ALICE, TEAM, Running, StartEngine
@@ -39,7 +41,8 @@ async def start(nursery: trio.Nursery) -> AsyncIterator[Start]:
         mine = scope = trio.CancelScope()
         templates = Templates(running.engine, running.store)
         metrics = Metrics(running.store)
-        capsules = Capsules(running.engine, running.events, Book(running.store), templates, metrics)
+        networks = Networks(running.engine, CapsuleSettings())
+        capsules = Capsules(running.engine, running.events, Book(running.store), templates, metrics, networks)
 
         async def until_the_end() -> None:
             with mine:

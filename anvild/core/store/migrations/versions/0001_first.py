@@ -119,6 +119,7 @@ def upgrade() -> None:
         sa.Column("disk_size_mb", sa.Integer(), nullable=True),
         sa.Column("timeout_sec", sa.Integer(), nullable=False),
         sa.Column("metadata", columns.Json(), nullable=True),
+        sa.Column("network", columns.Json(), nullable=True),
         sa.Column("created_at", columns.Timestamp(), nullable=False),
         sa.Column("started_at", columns.Timestamp(), nullable=True),
         sa.Column("last_active_at", columns.Timestamp(), nullable=True),
