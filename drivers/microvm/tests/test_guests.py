@@ -291,13 +291,13 @@ async def test_reboot_and_clean(driver: MicrovmDriver, shell: Shell, ask: Ask, l
 
 
 async def test_another_size_boots_cold(driver: MicrovmDriver, shell: Shell, ask: Ask) -> None:
-    fact = await driver.create(ask("big", memory=384 * 2**20, vcpus=2, disk=3 * 2**30))
+    fact = await driver.create(ask("big", memory=384 * 2**20, vcpus=2, disk=6 * 2**30))
     answer = await shell(fact, "nproc; grep MemTotal /proc/meminfo; df --output=size -B1M / | tail -1")
     words = answer.split()
     assert words[0] == "2"
     assert 330_000 < int(words[2]) < 384 * 1024
-    assert int(words[-1]) > 2700
-    assert fact.facts["disk"] == str(3 * 2**30)
+    assert int(words[-1]) > 5700
+    assert fact.facts["disk"] == str(6 * 2**30)
 
 
 async def test_a_deep_disk_is_made_flat_while_the_guest_runs(

@@ -132,7 +132,7 @@ async def test_forks_of_forks(driver: MicrovmDriver, shell: Shell, ask: Ask) -> 
         await shell(parent, f"head -c 500000 /dev/urandom > /root/f{number}; echo {number} > /dev/shm/memory")
     hashes = await shell(parent, HASHES)
     template = await driver.snapshot("parent", "one")
-    assert (template.warm, template.memory) == (True, 256 * 2**20)
+    assert (template.warm, template.memory) == (True, 512 * 2**20)
     with pytest.raises(AlreadyExists):
         await driver.snapshot("parent", "one")
     with pytest.raises(AlreadyExists):
@@ -177,10 +177,10 @@ async def test_a_template_of_another_machine_is_refused_in_words(
         manifest = await trio.to_thread.run_sync(read_manifest, templates / name)
         assert manifest is not None
         assert manifest.machine is not None
-        old = msgspec.structs.replace(manifest.machine, qemu="6.0.0", memory=2**29)
+        old = msgspec.structs.replace(manifest.machine, qemu="6.0.0", memory=2**30)
         changed = msgspec.structs.replace(manifest, machine=old)
         await trio.to_thread.run_sync(write_manifest, templates / name, changed)
-    with pytest.raises(WrongState, match=r"'other' was taken on another machine.*QEMU 6\.0\.0, here .*memory 512 MiB"):
+    with pytest.raises(WrongState, match=r"'other' was taken on another machine.*QEMU 6\.0\.0, here .*memory 1024 MiB"):
         await driver.create(ask("refused", template="other"))
     # an image's own template is made anew, or taken from the cache, instead
     fact = await driver.create(ask("fine"))

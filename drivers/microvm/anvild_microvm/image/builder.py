@@ -31,7 +31,7 @@ from .rootfs import build_rootfs
 
 __all__ = ["Images", "agent_digest"]
 
-FORMAT = 1
+FORMAT = 2
 BUSYBOX = Path("/bin/busybox")
 AGENT_FILE = "agent.pyz"
 PARTS = "parts"

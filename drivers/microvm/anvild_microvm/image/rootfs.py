@@ -42,9 +42,10 @@ def customisation(recipe: Recipe) -> str:
 def file_system(image: Path) -> str:
     """Return the shell command that writes the tree ``$1`` into the ext4 file ``image``.
 
-    What is mounted inside the tree for the packages' scripts is kept out by a second view of the tree alone.
+    What is mounted inside the tree for the packages' scripts is kept out by a second view of the tree alone. With a
+    smaller journal a disk of 5 GiB could not grow while it is in use.
     """
-    make = """mount --bind "$0" "$1" && exec mke2fs -q -F -t ext4 -J size=8 -m 0 -L root -d "$1" "$2\""""
+    make = """mount --bind "$0" "$1" && exec mke2fs -q -F -t ext4 -J size=16 -m 0 -L root -d "$1" "$2\""""
     view = str(image.with_name("view"))
     return f"""mkdir {shlex.quote(view)} && unshare --mount sh -c '{make}' "$1" {shlex.join((view, str(image)))}"""
 
