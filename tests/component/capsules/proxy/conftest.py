@@ -18,7 +18,8 @@ from anvild_sandbox.driver import SandboxDriver
 from tests.support.capsules import Caller, Lab, served_lab
 
 PORT = 8000
-SERVER = Path(__file__).with_name("guest_server.py").read_text()
+SUPPORT = Path(__file__).parents[3] / "support"
+SOURCES = (SUPPORT / "guest_web.py", Path(__file__).with_name("guest_server.py"))
 
 
 @dataclass
@@ -51,12 +52,11 @@ class Site:
 
     async def serve(self) -> None:
         """Start the server, and wait until it listens."""
-        body = {
-            "cmd": "/bin/sh",
-            "args": ["-c", f'exec python3 -c "$SERVER" {PORT} >/tmp/listening'],
-            "envs": {"SERVER": SERVER},
-            "background": True,
-        }
+        for source in SOURCES:
+            files = {"path": (None, f"/srv/{source.name}"), "file": ("upload", source.read_bytes())}
+            await self.api("POST", "/v1/capsules/{id}/files/write", 204, values={"id": self.capsule}, files=files)
+        line = f"exec python3 /srv/guest_server.py {PORT} >/tmp/listening"
+        body = {"cmd": "/bin/sh", "args": ["-c", line], "background": True}
         await self.api("POST", "/v1/capsules/{id}/exec", 202, values={"id": self.capsule}, json=body)
         await self.shell("until grep -q listening /tmp/listening; do sleep 0.02; done")
 

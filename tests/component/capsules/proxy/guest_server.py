@@ -1,6 +1,6 @@
 """A web server inside a capsule: it tells what it was asked, misbehaves where told to, and prints when it listens.
 
-It runs on the guest's Python alone: ``guest_server.py PORT``.
+It runs beside ``guest_web.py``: ``guest_server.py PORT``.
 """
 
 from __future__ import annotations
@@ -10,46 +10,14 @@ import hashlib
 import json
 import queue
 import struct
-import sys
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import BinaryIO
 
-MAGIC = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+from guest_web import Handler, frame, read_frame, serve
+
 said: queue.Queue[bytes | None] = queue.Queue()
 
 
-class Handler(BaseHTTPRequestHandler):
+class Site(Handler):
     """Answers by the first part of the path."""
-
-    protocol_version = "HTTP/1.1"
-
-    def handle_one_request(self) -> None:
-        self.raw_requestline = self.rfile.readline(65537)
-        if not self.raw_requestline:
-            self.close_connection = True
-            return
-        if self.parse_request():
-            part = self.path.split("?")[0].strip("/").split("/")[0]
-            getattr(self, "on_" + part, self.on_echo)()
-            self.wfile.flush()
-
-    def body(self) -> bytes:
-        if self.headers.get("transfer-encoding") != "chunked":
-            return self.rfile.read(int(self.headers.get("content-length", 0)))
-        found = b""
-        while size := int(self.rfile.readline(), 16):
-            found += self.rfile.read(size)
-            self.rfile.readline()
-        self.rfile.readline()
-        return found
-
-    def answer(self, status: int, body: bytes, *headers: tuple[str, str]) -> None:
-        self.send_response(status)
-        for name, value in (*headers, ("Content-Length", str(len(body)))):
-            self.send_header(name, value)
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
 
     def begin_chunks(self, kind: str) -> None:
         self.send_response(200)
@@ -64,7 +32,7 @@ class Handler(BaseHTTPRequestHandler):
 
     # what it does
 
-    def on_echo(self) -> None:
+    def on_other(self) -> None:
         """Tell what was asked."""
         data = self.body()
         told = {
@@ -145,15 +113,7 @@ class Handler(BaseHTTPRequestHandler):
         if self.path.endswith("/refused"):
             self.answer(401, b"not you")
             return
-        key = self.headers["sec-websocket-key"].encode()
-        self.send_response(101)
-        self.send_header("Upgrade", "websocket")
-        self.send_header("Connection", "Upgrade")
-        self.send_header("Sec-WebSocket-Accept", base64.b64encode(hashlib.sha1(key + MAGIC).digest()).decode())
-        if "chat" in self.headers.get("sec-websocket-protocol", ""):
-            self.send_header("Sec-WebSocket-Protocol", "chat")
-        self.end_headers()
-        self.close_connection = True
+        self.accept_socket("chat" if "chat" in self.headers.get("sec-websocket-protocol", "") else None)
         self.wfile.write(frame(1, json.dumps(dict(self.headers.items())).lower().encode()))
         while True:
             kind, data = read_frame(self.rfile)
@@ -171,36 +131,6 @@ class Handler(BaseHTTPRequestHandler):
                 half = len(data) // 2
                 self.wfile.write(frame(kind, data[:half], final=False) + frame(9, b"?") + frame(0, data[half:]))
 
-    def log_message(self, *_: object) -> None:
-        """Say nothing."""
-
-
-def frame(kind: int, data: bytes, final: bool = True) -> bytes:
-    size = len(data)
-    first = bytes([kind | (0x80 if final else 0)])
-    if size < 126:
-        return first + bytes([size]) + data
-    if size < 65536:
-        return first + b"\x7e" + struct.pack("!H", size) + data
-    return first + b"\x7f" + struct.pack("!Q", size) + data
-
-
-def read_frame(stream: BinaryIO) -> tuple[int, bytes]:
-    """Read a whole frame; answers to pings are left out."""
-    while True:
-        kind, size = stream.read(2)
-        size &= 0x7F
-        if size == 126:
-            (size,) = struct.unpack("!H", stream.read(2))
-        elif size == 127:
-            (size,) = struct.unpack("!Q", stream.read(8))
-        mask = stream.read(4)
-        data = bytes(each ^ mask[at % 4] for at, each in enumerate(stream.read(size)))
-        if kind & 0xF != 10:
-            return kind & 0xF, data
-
 
 if __name__ == "__main__":
-    server = ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Handler)
-    print("listening", flush=True)
-    server.serve_forever()
+    serve(Site)
