@@ -52,8 +52,9 @@ async def send_answer(
 
 
 async def send_refusal(answer: Answer, send: Send) -> None:
-    """Refuse a WebSocket with an HTTP answer in place of the handshake."""
-    await send({"type": "websocket.http.response.start", "status": answer.status, "headers": head_of(answer)})
+    """Refuse a WebSocket with an HTTP answer in place of the handshake. The connection closes after it, and says so."""
+    headers = head_of(answer, [("connection", "close")])
+    await send({"type": "websocket.http.response.start", "status": answer.status, "headers": headers})
     await send({"type": "websocket.http.response.body", "body": encode(answer)})
 
 

@@ -40,7 +40,7 @@ class Caller:
     def __init__(self, url: str, key: str | None = None) -> None:
         self.cookies: dict[str, str] = {}
         self.set_cookies: list[str] = []
-        self._key = {"X-API-Key": key} if key else {}
+        self.key = key
         self.client = httpx2.AsyncClient(base_url=url, timeout=30, trust_env=False)
 
     async def __call__(
@@ -57,7 +57,7 @@ class Caller:
         """Call an operation; ``values`` fill the parameters of its path. Returns the decoded body, of an error its
         inner object. ``promised`` False is for an error that the contract does not list."""
         shown = path.format_map(values or {})
-        sent = {**self._key, **self.cookie_headers(method), **(headers or {})}
+        sent = {**self.credentials(method), **(headers or {})}
         answer = await self.client.request(method, shown, headers=sent, **request)
         assert answer.status_code == status, f"{method} {shown}: {answer.status_code} {answer.text}"
         self.take_cookies(answer.headers.get_list("set-cookie"))
@@ -69,6 +69,10 @@ class Caller:
             assert set(body["error"]) == {"code", "message"}
             return body["error"]
         return body
+
+    def credentials(self, method: str) -> dict[str, str]:
+        """The headers that say who asks."""
+        return {**({"X-API-Key": self.key} if self.key else {}), **self.cookie_headers(method)}
 
     def cookie_headers(self, method: str) -> dict[str, str]:
         """The headers of a browser with these cookies whose page shows that it is the interface's own."""

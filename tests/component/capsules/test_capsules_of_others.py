@@ -13,36 +13,19 @@ from sqlalchemy import insert
 
 from anvild.capsules.ids import to_wire
 from anvild.capsules.tables import capsules
-from anvild.core.clock import utcnow
 from anvild.core.ids import new_id
 from tests.support.capsules import Lab, lab
-from tests.support.contract import METHODS, Document, resolve
+from tests.support.contract import METHODS, Document, example_request
+from tests.support.teams import capsule_row
 
 __all__ = ["lab"]
-
-EXAMPLES = {"string": "x", "integer": 1, "number": 1, "boolean": True, "array": [], "object": {}}
 
 
 async def someone_elses(lab: Lab, status: str) -> str:
     """Note down a capsule of another team, and return its id as the interface shows it."""
-    id_, now = new_id(), utcnow()
-    row = {
-        "id": id_,
-        "team_id": new_id(),
-        "created_by": f"user:{new_id()}",
-        "status": status,
-        "driver": "none",
-        "device_id": new_id(),
-        "lease_id": new_id(),
-        "template": "minimal",
-        "vcpus": 1,
-        "memory_mb": 512,
-        "timeout_sec": 0,
-        "created_at": now,
-        "updated_at": now,
-    }
+    row = capsule_row(new_id(), status)
     await lab.wing.store.write(lambda connection: connection.execute(insert(capsules).values(row)))
-    return to_wire("cl", id_)
+    return to_wire("cl", row["id"])
 
 
 def requests_on(document: Document) -> Iterator[tuple[str, str, dict[str, Any]]]:
@@ -52,18 +35,7 @@ def requests_on(document: Document) -> Iterator[tuple[str, str, dict[str, Any]]]
         for method in METHODS:
             if method not in item or not path.startswith("/v1/capsules/{id}") or "101" in item[method]["responses"]:
                 continue
-            content = item[method].get("requestBody", {}).get("content", {})
-            if "application/json" in content:
-                schema = resolve(document, content["application/json"]["schema"])
-                fields = {
-                    name: EXAMPLES[resolve(document, schema["properties"][name])["type"]]
-                    for name in schema.get("required", ())
-                }
-                yield method.upper(), path, {"json": fields}
-            elif content:
-                yield method.upper(), path, {"data": {"path": "/x"}, "files": {"file": b"x"}}
-            else:
-                yield method.upper(), path, {}
+            yield method.upper(), path, example_request(document, item[method])
 
 
 @pytest.mark.parametrize("status", ["running", "paused", "stopped"])
