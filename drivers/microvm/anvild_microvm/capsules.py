@@ -19,6 +19,7 @@ from anvild.sdk import (
     DeviceLost,
     DeviceRequest,
     DeviceStatus,
+    DriverFault,
     InvalidArgument,
     NotFound,
     Recovery,
@@ -30,6 +31,7 @@ from anvild.sdk import (
 from anvild.sdk.agent import AgentSession
 from anvild.sdk.network.outlet import proxy_environment
 from anvild.sdk.network.rules import Rules
+from anvild.sdk.recipes import Cook, Step, StepFailed, parse_health_check, parse_recipe
 
 from .capsule import ZERO, Capsule, prepare_folder
 from .disks import new_layer_name
@@ -55,8 +57,7 @@ def first_record(host: Host, request: DeviceRequest, manifest: Manifest) -> Reco
     vcpus = request.vcpus or manifest.vcpus
     memory = -(-(request.memory or manifest.memory) // MIB) * MIB
     machine = host.machine(vcpus, memory)
-    snapshot = manifest.warm and manifest.image is None
-    if snapshot and (vcpus, memory) != (manifest.vcpus, manifest.memory):
+    if manifest.fixed and (vcpus, memory) != (manifest.vcpus, manifest.memory):
         raise InvalidArgument(
             f"the template {manifest.name!r} holds a running guest of {manifest.vcpus} vCPUs and "
             f"{manifest.memory // MIB} MiB and starts with no other: leave vcpus and memory out"
@@ -275,15 +276,39 @@ class Capsules:
         try:
             await self._make(capsule, image, 0)
             session = AgentSession(capsule.fact, await capsule.agent())
+            cook = await self._prepare(session, manifest)
             for argv in manifest.warm_up:
                 await self._warm_up(session, argv)
             taken = await capsule.snapshot(target, manifest.name)
             whole = msgspec.structs.replace(
-                taken, image=manifest.image, warm_up=manifest.warm_up, generation=0, created=datetime.now(UTC)
+                manifest,
+                machine=taken.machine,
+                bare_state=taken.bare_state,
+                layers=taken.layers,
+                environment=cook.environment,
+                user=cook.user,
+                created=datetime.now(UTC),
             )
             return await complete(target, whole, self._host.account)
         finally:
             await capsule.destroy()
+
+    async def _prepare(self, session: AgentSession, manifest: Manifest) -> Cook:
+        """Do what an image's recipe wants done in its guest. Raises DriverFault that names the step that failed."""
+
+        async def report(step: Step) -> None:
+            self._host.log("info", "template.step", template=manifest.name, **msgspec.structs.asdict(step))
+
+        cook = Cook(session, report, name="service")
+        try:
+            await cook.follow(parse_recipe(manifest.prepare))
+            if manifest.health_check is not None:
+                await cook.check(parse_health_check(manifest.health_check))
+            if manifest.prepare:
+                await run(session, Command(argv=("sync",)), deadline=WARM_UP_SECONDS)
+        except StepFailed as failure:
+            raise DriverFault(f"the image {manifest.name!r} could not be prepared: {failure.message}") from None
+        return cook
 
     async def _warm_up(self, session: AgentSession, argv: tuple[str, ...]) -> None:
         """Run one command; one that fails makes the template no worse."""

@@ -34,9 +34,10 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 
     ``machine`` is there for a warm template: its state fits no other. ``bare_state`` says that ``state`` holds the
     devices alone and the memory lies in ``ram``; otherwise all is in ``state`` and ``ram`` is empty. ``image`` is the
-    digest of the recipe that a built-in template comes from, ``agent`` that of the agent in it. ``layers`` are the
-    disk's files, the lowest first. ``account`` is the unprivileged user in it. ``environment`` and ``user`` are what
-    the guests' processes find by default; without a user they are the superuser's.
+    digest of the recipe that a built-in template comes from, ``agent`` that of the agent in it; how its warm template
+    is made stands in ``prepare``, ``health_check`` and ``warm_up``, and ``starts`` says that something runs in it then.
+    ``layers`` are the disk's files, the lowest first. ``account`` is the unprivileged user in it. ``environment`` and
+    ``user`` are what the guests' processes find by default; without a user they are the superuser's.
     """
 
     name: str
@@ -51,6 +52,9 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     hostname: str = "capsule"
     image: str | None = None
     warm_up: tuple[tuple[str, ...], ...] = ()
+    prepare: tuple[str, ...] = ()
+    health_check: str | None = None
+    starts: bool = False
     machine: Machine | None = None
     bare_state: bool = True
     generation: int = 0
@@ -66,7 +70,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def fixed(self) -> bool:
         """Whether it holds what ran in a guest, rather than what any boot of its image comes to."""
-        return self.warm and self.image is None
+        return self.starts or (self.warm and self.image is None)
 
     @property
     def files(self) -> tuple[str, ...]:

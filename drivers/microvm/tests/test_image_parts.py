@@ -26,9 +26,10 @@ RECIPES = Path(__file__).parents[3] / "config" / "images"
 @pytest.mark.parametrize("path", sorted(RECIPES.glob("*.toml")), ids=lambda path: path.stem)
 def test_every_shipped_recipe_can_be_read(path: Path) -> None:
     recipe = read_recipe(path)
-    assert recipe.memory_bytes >= 128 * 2**20
     assert recipe.disk_bytes > recipe.memory_bytes
-    assert recipe.warm_up
+    assert recipe.memory_bytes == 512 * 2**20, "a capsule has as much by default, and then starts from memory"
+    assert recipe.warm_up or recipe.starts
+    assert recipe.starts == (path.stem == "code-runner-beta")
 
 
 @pytest.mark.parametrize(("text", "size"), [("1", 1), ("256M", 2**28), ("2GiB", 2**31), ("3 K", 3072), ("1TB", 2**40)])
@@ -50,6 +51,9 @@ def test_what_is_no_size(text: str) -> None:
         ("disk = 5", "disk"),
         ('memroy = "256M"', "memroy"),
         ("= broken", "wrong"),
+        ('prepare = ["RUN true", "FLY"]', "line 2 of the recipe: 'FLY'"),
+        ('prepare = ["COPY a /a"]', "COPY takes files that come with a recipe"),
+        ('health_check = "--retries=x true"', "the health check: --retries"),
     ],
 )
 def test_a_wrong_recipe_names_its_field(tmp_path: Path, text: str, words: str) -> None:

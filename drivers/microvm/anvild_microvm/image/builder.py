@@ -134,6 +134,9 @@ class Images:
                 hostname=recipe.hostname,
                 image=f"{digest}-{secrets.token_hex(4)}",
                 warm_up=recipe.warm_up,
+                prepare=recipe.prepare,
+                health_check=recipe.health_check,
+                starts=recipe.starts,
                 facts={"kernel": kernel.package.partition("=")[2], "release": codename, "account": recipe.account},
             )
             await trio.to_thread.run_sync(self._assemble, work, image, manifest, kernel)

@@ -10,6 +10,7 @@ import msgspec
 from msgspec import Meta
 
 from anvild.sdk import InvalidArgument
+from anvild.sdk.recipes import Copy, Start, parse_health_check, parse_recipe
 
 __all__ = ["Recipe", "parse_size", "read_recipe"]
 
@@ -21,12 +22,13 @@ PackageName = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9+.-]+$")]
 AccountName = Annotated[str, Meta(pattern=r"^[a-z_][a-z0-9_-]{0,30}$")]
 
 
-class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """What a base image is made of.
 
     ``packages`` come on top of the distribution's minimal base. ``account`` is the unprivileged user that is made.
-    ``warm_up`` are commands that are run once before the warm template is taken, so that what they read is in the
-    template's memory. ``disk`` and ``memory`` are sizes such as ``"2G"``.
+    Before the warm template is taken, ``prepare`` is followed in the guest, in the words of :mod:`anvild.sdk.recipes`;
+    what it has started runs in the template, once the ``health_check`` is content. ``warm_up`` are commands that are
+    run then, so that what they read is in the template's memory. ``disk`` and ``memory`` are sizes such as ``"2G"``.
     """
 
     description: str = ""
@@ -36,7 +38,20 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     disk: Size = "2G"
     memory: Size = "256M"
     vcpus: Annotated[int, Meta(ge=1, le=64)] = 1
+    prepare: tuple[str, ...] = ()
+    health_check: str | None = None
     warm_up: tuple[tuple[str, ...], ...] = ()
+
+    def __post_init__(self) -> None:
+        if any(isinstance(each, Copy) for each in parse_recipe(self.prepare)):
+            raise InvalidArgument("COPY takes files that come with a recipe, and none come with an image's")
+        if self.health_check is not None:
+            parse_health_check(self.health_check)
+
+    @property
+    def starts(self) -> bool:
+        """Whether something of it runs in the template, which a cold boot would lack."""
+        return any(isinstance(each, Start) for each in parse_recipe(self.prepare))
 
     @property
     def disk_bytes(self) -> int:
@@ -59,5 +74,5 @@ def read_recipe(path: Path) -> Recipe:
     """Read a recipe. Raises InvalidArgument that names the file, the field and what was expected."""
     try:
         return msgspec.toml.decode(path.read_bytes(), type=Recipe)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, InvalidArgument) as error:
         raise InvalidArgument(f"the recipe {path} is wrong: {error}") from error
