@@ -60,6 +60,7 @@ class _Socket:
         self._stream = stream
         self._route = route
         self._server = WSConnection(ConnectionType.CLIENT)
+        self._refused = False
         self._text: list[str] = []
         self._data: list[bytes] = []
         self._size = 0
@@ -78,7 +79,6 @@ class _Socket:
         )
         try:
             await self._stream.send_all(self._server.send(request))
-            refused = False
             while True:
                 data = await self._stream.receive_some(RECEIVE_BYTES)
                 self._server.receive_data(bytes(data) or None)
@@ -86,37 +86,37 @@ class _Socket:
                     if isinstance(event, AcceptConnection):
                         await self._accept(event)
                         return True
-                    if isinstance(event, RejectConnection):
-                        refused = True
-                        await self._refuse(event)
-                    if isinstance(event, RejectData):
-                        more = not event.body_finished
-                        body = {"type": "websocket.http.response.body", "body": bytes(event.data), "more_body": more}
-                        await self._send(body)
-                    if isinstance(event, RejectConnection | RejectData) and _is_last(event):
+                    if await self._refuse(event):
                         return False
                 if not data:
-                    if refused:
-                        return False  # it has broken its refusal off
                     raise NoAnswer("it has closed the connection without an answer")
         except BROKEN as error:
-            raise NoAnswer(f"the connection to it has broken: {error}") from None
+            trouble = f"the connection to it has broken: {error}"
         except (LocalProtocolError, RemoteProtocolError) as error:
-            raise NoAnswer(f"it does not speak WebSocket: {error}") from None
+            trouble = f"it does not speak WebSocket: {error}"
+        if not self._refused:
+            raise NoAnswer(trouble)
+        return False  # the client sees a refusal that is cut short
 
     async def _accept(self, event: AcceptConnection) -> None:
         headers = [pair for pair in self._back(event.extra_headers) if not _of_handshake(pair[0])]
         await self._send({"type": "websocket.accept", "subprotocol": event.subprotocol, "headers": headers})
 
-    async def _refuse(self, event: RejectConnection) -> None:
-        start = {
-            "type": "websocket.http.response.start",
-            "status": event.status_code,
-            "headers": self._back(event.headers),
-        }
-        await self._send(start)
-        if not event.has_body:
+    async def _refuse(self, event: Event) -> bool:
+        """Pass a part of the server's refusal on. True after the last."""
+        if isinstance(event, RejectConnection):
+            self._refused = True
+            start = {"status": event.status_code, "headers": self._back(event.headers)}
+            await self._send({"type": "websocket.http.response.start", **start})
+            if event.has_body:
+                return False
             await self._send({"type": "websocket.http.response.body", "body": b""})
+            return True
+        if isinstance(event, RejectData):
+            part = {"body": bytes(event.data), "more_body": not event.body_finished}
+            await self._send({"type": "websocket.http.response.body", **part})
+            return event.body_finished
+        return False
 
     def _back(self, headers: Any) -> Headers:
         return self._route.answer_headers((bytes(name).lower(), bytes(value)) for name, value in headers)
@@ -202,10 +202,6 @@ class _Socket:
 
 def _of_handshake(name: bytes) -> bool:
     return name.startswith(b"sec-websocket-")
-
-
-def _is_last(event: RejectConnection | RejectData) -> bool:
-    return event.body_finished if isinstance(event, RejectData) else not event.has_body
 
 
 def _sayable(code: Any, otherwise: CloseReason) -> int:

@@ -124,7 +124,7 @@ class Site(Handler):
             elif kind == 1 and data.startswith(b"send "):
                 self.wfile.write(frame(2, bytes(int(data[5:]))))
             elif kind == 8:
-                said.put(data)
+                said.put(b"closed by %d" % struct.unpack("!H", data[:2]))
                 return
             else:
                 # in two pieces, with a ping between them

@@ -16,7 +16,7 @@ from anvild.capsules.ids import to_wire
 from anvild.core.ids import new_id
 from tests.component.capsules.proxy.conftest import PORT, Site
 
-LARGE = 20 * 2**20
+LARGE = 8 * 2**20
 
 
 def headers_of(told: dict[str, Any]) -> dict[str, str]:
@@ -122,25 +122,22 @@ async def test_both_directions_flow_at_the_same_time(site: Site) -> None:
     assert shown.startswith(b"HTTP/1.1 200")
 
 
-@pytest.mark.parametrize(
-    ("location", "becomes"),
-    [
+async def test_redirects_within_the_guest_lead_through_the_proxy(site: Site) -> None:
+    rest = site.host().partition("-")[2]
+    for location, becomes in (
         ("/elsewhere/", "/elsewhere/"),
         ("../up?x=1", "../up?x=1"),
-        ("http://localhost:8000/a?b#c", "http://8000-{rest}/a?b#c"),
-        ("http://127.0.0.1:9000", "http://9000-{rest}"),
-        ("http://[::1]:8000/", "http://8000-{rest}/"),
-        ("//localhost:8000/a", "//8000-{rest}/a"),
-        ("http://0.0.0.0/", "http://80-{rest}/"),
+        ("http://localhost:8000/a?b#c", f"http://8000-{rest}/a?b#c"),
+        ("http://127.0.0.1:9000", f"http://9000-{rest}"),
+        ("http://[::1]:8000/", f"http://8000-{rest}/"),
+        ("//localhost:8000/a", f"//8000-{rest}/a"),
+        ("http://0.0.0.0/", f"http://80-{rest}/"),
         ("https://example.org/a", "https://example.org/a"),
         ("http://[broken/", "http://[broken/"),
         ("http://localhost:port/", "http://localhost:port/"),
-    ],
-)
-async def test_redirects_within_the_guest_lead_through_the_proxy(site: Site, location: str, becomes: str) -> None:
-    answer = await site.ask("GET", "/redirect/" + base64.urlsafe_b64encode(location.encode()).decode())
-    assert answer.status_code == 302
-    assert answer.headers["location"] == becomes.format(rest=site.host().partition("-")[2])
+    ):
+        answer = await site.ask("GET", "/redirect/" + base64.urlsafe_b64encode(location.encode()).decode())
+        assert (answer.status_code, answer.headers["location"]) == (302, becomes)
 
 
 async def test_cookies_are_for_one_place_alone(site: Site) -> None:
