@@ -45,7 +45,6 @@ class Outlet:
         self._log = log
         self._slots = trio.Semaphore(CONNECTIONS, max_value=CONNECTIONS)
         self._open = self._carried = self._denied = self._failed = 0
-        self._unlogged = 0
         self._quiet_until = -float("inf")
 
     def use(self) -> NetworkUse:
@@ -106,8 +105,6 @@ class Outlet:
         """Log that something was denied, unless that has just been done."""
         now = trio.current_time()
         if now < self._quiet_until:
-            self._unlogged += 1
             return
-        self._log("warning", "network.denied", device=self._device, reason=reason, unlogged=self._unlogged)
-        self._unlogged = 0
+        self._log("warning", "network.denied", device=self._device, reason=reason, denied=self._denied)
         self._quiet_until = now + LOG_SECONDS

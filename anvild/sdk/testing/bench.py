@@ -13,7 +13,17 @@ import trio
 from ..capabilities import DRIVER_CAPABILITIES, Exec, Files, Provision, run
 from ..driver import Driver, Session
 from ..errors import NotFound
-from ..values import Command, Completed, Description, DeviceFact, DeviceRequest, DeviceStatus, Lease, Sighting
+from ..values import (
+    Command,
+    Completed,
+    Description,
+    DeviceFact,
+    DeviceRequest,
+    DeviceStatus,
+    Lease,
+    NetworkPolicy,
+    Sighting,
+)
 from ..verbs import Capability
 from .leaks import children
 from .places import Place, Setup
@@ -253,11 +263,13 @@ class Bench:
                 return each
         raise NotApplicable("there is one device only")
 
-    async def make(self, identity: str, template: str | None = None) -> DeviceFact:
+    async def make(
+        self, identity: str, template: str | None = None, *, network: NetworkPolicy | None = None
+    ) -> DeviceFact:
         """Make a device; it is destroyed at the end of the check at the latest."""
         provision = self.driver_as(Provision)
         self.made.add(identity)
-        request = await self.request(identity, template)
+        request = msgspec.structs.replace(await self.request(identity, template), network=network)
         return await limited("provision.create", 120, lambda: provision.create(request))
 
     async def request(self, identity: str, template: str | None = None) -> DeviceRequest:

@@ -33,6 +33,8 @@ from anvild.sdk import (
     HealthState,
     InvalidArgument,
     Lease,
+    Network,
+    NetworkUse,
     NotFound,
     PermissionDenied,
     Provision,
@@ -46,8 +48,11 @@ from anvild.sdk import (
     Template,
     Unavailable,
 )
-from anvild.sdk.agent import KEPT_OUTPUT, AgentClient, connect_agent
+from anvild.sdk.agent import KEPT_OUTPUT, AgentClient, connect_agent, listen_for_connections
+from anvild.sdk.background import Background
 from anvild.sdk.cgroups import Group, Layout, find_layout
+from anvild.sdk.network.outlet import PROXY_PORT, Outlet, proxy_environment
+from anvild.sdk.network.rules import Rules
 from anvild.sdk.processes import ProcessIdentity
 from anvild.sdk.sockets import connect_unix
 
@@ -65,7 +70,7 @@ GROUPS = "anvil-sandbox"
 _EXHAUSTED = (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EAGAIN)
 
 
-class SandboxDriver(Driver, Provision, Snapshot):
+class SandboxDriver(Driver, Provision, Snapshot, Network):
     """Makes sandboxes and opens sessions on them. Destroying a sandbox is its cleaning."""
 
     name = "sandbox"
@@ -81,6 +86,7 @@ class SandboxDriver(Driver, Provision, Snapshot):
         self._health: Health | None = None
         self._agent: Path | None = None
         self._sandboxes: dict[str, Sandbox] = {}
+        self._outlets: dict[str, Outlet] = {}
         self._locks: dict[str, trio.Lock] = {}
         self._reserved: set[str] = set()
         self._made, self._unwatched = trio.open_memory_channel[Sandbox](math.inf)
@@ -107,10 +113,10 @@ class SandboxDriver(Driver, Provision, Snapshot):
             name=self.name,
             version=importlib.metadata.version("anvild-driver-sandbox"),
             platforms=("linux",),
-            capabilities=(*self._session_type().offered, Provision.capability, Snapshot.capability),
+            capabilities=(*self._session_type().offered, Provision.capability, Snapshot.capability, Network.capability),
             health=health,
             slots=self._slots if health.usable else 0,
-            facts={"isolation": "namespaces on the host's kernel", "network": "none", "users": "one"},
+            facts={"isolation": "namespaces on the host's kernel", "network": "filtered", "users": "one"},
         )
 
     async def watch(self, report: Report) -> NoReturn:
@@ -151,8 +157,33 @@ class SandboxDriver(Driver, Provision, Snapshot):
         group = Group(self._layout, sandbox.identity)
         if await trio.to_thread.run_sync(group.frozen):
             await trio.to_thread.run_sync(group.thaw)
+        network = Background(self._network_ended)
         async with self._connected(sandbox.identity) as agent:
-            yield self._session_type()(self._fact(sandbox), agent, group, self._storage)
+            try:
+                outlet = self._outlet(sandbox)
+                if outlet is not None:
+                    await network.open()
+                    await network.start(outlet.serve, agent)
+                yield self._session_type()(self._fact(sandbox), agent, group, self._storage)
+            finally:
+                await network.close()
+
+    def _outlet(self, sandbox: Sandbox) -> Outlet | None:
+        """Return the way out of a sandbox, the same for all its sessions; None for one without a network."""
+        policy = sandbox.request.network
+        if policy is not None and sandbox.identity not in self._outlets:
+            self._outlets[sandbox.identity] = Outlet(policy, device=sandbox.identity, log=self.context.log)
+        return self._outlets.get(sandbox.identity)
+
+    def _network_ended(self, error: Exception) -> None:
+        if not isinstance(error, AnvilError):  # such as that the sandbox has ended, of which others tell
+            self.context.log("error", "driver.defect", error=repr(error))
+
+    async def network_use(self, identity: str) -> NetworkUse:
+        if identity not in self._sandboxes:
+            raise NotFound(f"there is no sandbox {identity!r}")
+        outlet = self._outlets.get(identity)
+        return NetworkUse() if outlet is None else outlet.use()
 
     def open(self, device: DeviceFact, lease: Lease) -> AbstractAsyncContextManager[Session]:
         """Open a session; a paused sandbox goes on. One session at a time: a new one ends the one before."""
@@ -173,6 +204,8 @@ class SandboxDriver(Driver, Provision, Snapshot):
                 raise InvalidArgument(f"a sandbox has one account, by the names {' and '.join(ACCOUNTS)}")
             if request.disk is not None:
                 raise InvalidArgument("a sandbox shares its host's file system and has no disk limit: leave disk out")
+            if request.network is not None:
+                Rules(request.network)
             if self._agent is None:
                 raise Unavailable("the driver has not been started")
             self._sandboxes.pop(request.identity, None)
@@ -229,7 +262,11 @@ class SandboxDriver(Driver, Provision, Snapshot):
             )
             await trio.to_thread.run_sync(sandbox.save, folder)
             async with self._connected(request.identity) as agent:
-                await agent.identify(environment=request.environment, user=request.user)
+                environment = request.environment
+                if request.network is not None:
+                    await listen_for_connections(agent, PROXY_PORT)
+                    environment = {**proxy_environment(), **environment}
+                await agent.identify(environment=environment, user=request.user)
         except (ValueError, ProcessLookupError, AnvilError) as error:
             log = await trio.to_thread.run_sync(_last_line, folder / LOG)
             raise Unavailable(f"a sandbox did not start: {log or error}") from None
@@ -264,6 +301,7 @@ class SandboxDriver(Driver, Provision, Snapshot):
         lock = self._lock(identity)
         async with lock:
             self._sandboxes.pop(identity, None)
+            self._outlets.pop(identity, None)
             try:
                 await trio.to_thread.run_sync(self._clear_away, identity)
             except OSError as error:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from functools import partial
 
 import msgspec
 import trio
 
-from ...capabilities import Exec, Files, ImageBuild, Provision, Snapshot, Suspend
+from ...capabilities import Exec, Files, ImageBuild, Network, Provision, Snapshot, Suspend
 from ...errors import (
     AlreadyExists,
     AnvilError,
@@ -17,7 +18,7 @@ from ...errors import (
     PermissionDenied,
     ResourceExhausted,
 )
-from ...values import DeviceFact, DeviceStatus, Template
+from ...values import DeviceFact, DeviceStatus, NetworkPolicy, NetworkUse, Template
 from ..bench import Bench
 from ..rules import Broken, Level, NotApplicable, require
 from ..trying import limited, refused, valid
@@ -220,6 +221,35 @@ async def unknown_recipe(bench: Bench, maker: ImageBuild) -> None:
 
 async def _unheard(line: str) -> None:
     await trio.lowlevel.checkpoint()
+
+
+@BOOK.of(Network, "policy", Level.SILVER)
+async def network_by_policy(bench: Bench, maker: Network) -> None:
+    """Programs of a device that is made with a network find its proxy in their environment, those of one without find
+    none; `network_use` tells of both, and raises NotFound for a device that there is not."""
+    for network in (NetworkPolicy(allow=("192.0.2.1:9",)), None):
+        identity = bench.name()
+        device = await bench.make(identity, network=network)
+        async with bench.session(device) as session:
+            if not isinstance(session, Exec):
+                raise NotApplicable("the device does not declare exec")
+            found = await bench.shell(session, 'echo "$http_proxy $https_proxy $all_proxy"')
+        words = len(found.stdout.split())
+        require(words == (3 if network else 0), f"with the network {network} the environment has {found.stdout!r}")
+        use = await limited("network_use", 10, partial(maker.network_use, identity))
+        valid(use, NetworkUse, "network_use")
+        require(use == NetworkUse(), f"nobody has used the network, and network_use tells {use}")
+        await bench.destroy(identity)
+    await refused("network_use of a device that is not", NotFound, lambda: maker.network_use(bench.name()))
+
+
+@BOOK.of(Network, "wrong-policy", Level.SILVER)
+async def wrong_policy(bench: Bench, maker: Network) -> None:
+    """`create` with a policy that cannot be, or that would let a link-local address through, raises
+    InvalidArgument."""
+    for entry in ("no host", "example.org:0", "10.0.0.0/33", "169.254.169.254", "127.0.0.1"):
+        make = partial(bench.make, bench.name(), network=NetworkPolicy(allow=(entry,)))
+        await refused(f"create with a network to {entry!r}", InvalidArgument, make)
 
 
 class _Made:
