@@ -51,6 +51,14 @@ def guest_daemon_factory(daemon_factory: Any) -> MakeGuestDaemon:
     return make
 
 
+@pytest.fixture(scope="module")
+def guest_daemon(guest_daemon_factory: MakeGuestDaemon) -> Daemon:
+    """A daemon whose driver is ready, for the tests of one module."""
+    daemon = guest_daemon_factory().start()
+    daemon.wait_for_driver("microvm")
+    return daemon
+
+
 def make_guest(client: httpx2.Client, name: str = IMAGE) -> str:
     """Make a guest by hand and return its id."""
     made = client.post("/api/v1/devices/made", json={"driver": "microvm", "template": IMAGE, "name": name})

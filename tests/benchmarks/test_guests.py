@@ -27,7 +27,7 @@ from anvild_microvm.qmp import Qmp
 from anvild_microvm.settings import MicrovmSettings
 from anvild_microvm.template import KERNEL, RAM, STATE, Manifest, link_template, read_manifest
 from tests.daemon import Daemon
-from tests.guests import IMAGE, MakeGuestDaemon
+from tests.guests import IMAGE
 
 from .load import median
 
@@ -175,13 +175,6 @@ async def bench(daemon: Daemon, tmp_path: Path) -> AsyncIterator[Bench]:
     finally:
         with trio.CancelScope(shield=True):
             await driver.stop()
-
-
-@pytest.fixture(scope="module")
-def guest_daemon(guest_daemon_factory: MakeGuestDaemon) -> Daemon:
-    daemon = guest_daemon_factory().start()
-    daemon.wait_for_driver("microvm")
-    return daemon
 
 
 async def timed(into: list[float], action: Callable[[], Awaitable[Any]]) -> Any:

@@ -3,89 +3,30 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator
 
-import httpx2
 import pytest
 
 from tests.daemon import Daemon
-from tests.guests import MakeGuestDaemon, guest_processes
-from tests.support.contract import Document, check_answer
-
-PATIENCE = 60.0
-WARM = {"memory_mb": 256}
-"""The sizes of the image's warm template: one of these sizes starts from memory, any other one boots."""
-
-
-@pytest.fixture(scope="module")
-def daemon_with_guests(guest_daemon_factory: MakeGuestDaemon) -> Daemon:
-    """A daemon whose driver is ready."""
-    daemon = guest_daemon_factory()
-    daemon.start()
-    daemon.wait_for_driver("microvm")
-    return daemon
-
-
-class Program:
-    """Calls the interface by key, as an SDK does, and holds every answer against the contract."""
-
-    def __init__(self, daemon: Daemon, contract: Document) -> None:
-        self.daemon = daemon
-        self._contract = contract
-
-    def __call__(
-        self, method: str, path: str, status: int, values: Mapping[str, str] | None = None, **request: Any
-    ) -> Any:
-        headers = {"X-API-Key": self.daemon.keys["api_key"]}
-        url = self.daemon.url + path.format_map(values or {})
-        answer = httpx2.request(method, url, headers=headers, timeout=PATIENCE, trust_env=False, **request)
-        assert answer.status_code == status, answer.text
-        body = answer.json() if answer.content else None
-        check_answer(self._contract, method, path, status, body)
-        return body
-
-    def reaches(self, capsule: Mapping[str, str], state: str) -> Any:
-        """Wait until a capsule is in a state, and return it."""
-        until = time.monotonic() + PATIENCE
-        while (shown := self("GET", "/v1/capsules/{id}", 200, capsule))["status"] != state:
-            assert shown["status"] not in ("error", "stopped"), shown
-            assert time.monotonic() < until, shown
-            time.sleep(0.05)
-        return shown
-
-    def shell(self, capsule: Mapping[str, str], line: str) -> str:
-        """Run a line of shell, which must succeed, and return what it printed."""
-        body = {"cmd": "/bin/sh", "args": ["-c", line]}
-        done = self("POST", "/v1/capsules/{id}/exec", 200, capsule, json=body)
-        assert done["exit_code"] == 0, done
-        return str(done["stdout"])
-
-    def end(self, *capsules: Mapping[str, str]) -> None:
-        """Destroy capsules, twice each, and wait until nothing of them is left."""
-        for capsule in (*capsules, *capsules):
-            self("DELETE", ONE, 202, capsule)
-        until = time.monotonic() + PATIENCE
-        while any(self("GET", ONE, 200, capsule)["status"] != "stopped" for capsule in capsules):
-            assert time.monotonic() < until
-            time.sleep(0.05)
-        assert self("GET", "/v1/capsules", 200) == []
-        assert guest_processes(self.daemon.data_dir) == []
+from tests.guests import guest_processes
+from tests.support.contract import Document
+from tests.support.program import ONE, Program
 
 
 @pytest.fixture
-def program(daemon_with_guests: Daemon, contract: Document) -> Program:
+def program(guest_daemon: Daemon, contract: Document) -> Iterator[Program]:
     """A program with a key."""
-    return Program(daemon_with_guests, contract)
+    program = Program(guest_daemon, contract)
+    yield program
+    program.close()
 
 
-ONE = "/v1/capsules/{id}"
 LOOK = "cat /proc/sys/kernel/random/boot_id; cat /tmp/counted"
 COUNT = "i=0; while :; do i=$((i+1)); echo $i >> /tmp/counted; echo $i; sleep 0.05; done"
 
 
 def test_a_capsule_is_paused_with_all_that_runs_in_it(program: Program) -> None:
-    made = program("POST", "/v1/capsules", 202, json={"timeout_sec": 3600, **WARM})
+    made = program("POST", "/v1/capsules", 202, json={"timeout_sec": 3600})
     assert (made["status"], made["template"], made["timeout_sec"]) == ("starting", "minimal", 3600)
     capsule = {"id": made["id"]}
     program.reaches(capsule, "running")
@@ -119,14 +60,14 @@ def test_a_capsule_is_paused_with_all_that_runs_in_it(program: Program) -> None:
 
 
 def test_a_template_holds_what_runs(program: Program) -> None:
-    source = {"id": program("POST", "/v1/capsules", 202, json=WARM)["id"]}
+    source = {"id": program("POST", "/v1/capsules", 202, json={})["id"]}
     program.reaches(source, "running")
     background = {"cmd": "/bin/sh", "args": ["-c", COUNT], "background": True, "tag": "counting"}
     started = program("POST", ONE + "/exec", 202, source, json=background)
     made = program("POST", "/v1/snapshots", 201, json={"sandbox_id": source["id"], "name": "counting"})
-    assert (made["type"], made["platform"], made["memory_mb"]) == ("snapshot", False, 256)
+    assert (made["type"], made["platform"], made["memory_mb"]) == ("snapshot", False, 512)
     fork = program("POST", "/v1/capsules", 202, json={"template": "counting", "memory_mb": 4096, "vcpus": 3})
-    assert (fork["memory_mb"], fork["vcpus"]) == (256, 1), "the template fixes the sizes"
+    assert (fork["memory_mb"], fork["vcpus"]) == (512, 1), "the template fixes the sizes"
     program.reaches(fork, "running")
     found = program("GET", ONE + "/processes", 200, fork)["processes"]
     assert [each["pid"] for each in found if each.get("tag") == "counting"] == [started["pid"]]
@@ -138,7 +79,7 @@ def test_a_template_holds_what_runs(program: Program) -> None:
 
 
 def test_capsules_outlive_a_daemon_that_is_killed(program: Program) -> None:
-    awake, asleep = ({"id": program("POST", "/v1/capsules", 202, json=WARM)["id"]} for _ in range(2))
+    awake, asleep = ({"id": program("POST", "/v1/capsules", 202, json={})["id"]} for _ in range(2))
     for each in (awake, asleep):
         program.reaches(each, "running")
         program.shell(each, "echo here > /tmp/here")
