@@ -14,7 +14,7 @@ import pytest
 from tests.daemon import Daemon
 from tests.support.capsules import contract
 from tests.support.contract import Document
-from tests.support.program import ONE, Program
+from tests.support.program import ONE, Capsule, Program
 
 __all__ = ["contract"]
 
