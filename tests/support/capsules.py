@@ -153,8 +153,9 @@ async def served_lab(
     limits: Mapping[str, str] | None = None,
     settings: Settings | None = None,
     plugins: Sequence[str] = ("webhook",),
+    tidy: bool = True,
 ) -> AsyncIterator[Lab]:
-    """Serve the wing while the block runs."""
+    """Serve the wing while the block runs; unless ``tidy`` is off, what it holds then is ended."""
     generous = {**GENEROUS, "password_account": "1000/minute", "mail_ip": "1000/minute"}
     served_wing = served(
         directory,
@@ -162,6 +163,7 @@ async def served_lab(
         limits={**generous, **(limits or {})},
         settings=settings,
         plugins=plugins,
+        tidy=tidy,
         make_mounts=anvil_routes,
         make_workloads=anvil_workloads,
     )
