@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -189,23 +190,25 @@ class Daemon:
 @pytest.fixture(scope="session")
 def daemon_factory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """Make daemons; each is ended at the end, whatever its test did."""
-    made: list[Daemon] = []
+    with ExitStack() as stack:
 
-    def make(config: str = "", **options: Any) -> Daemon:
-        daemon = Daemon(tmp_path_factory.mktemp("daemon") / "data", config, **options)
-        made.append(daemon)
-        return daemon
+        def make(config: str = "", **options: Any) -> Daemon:
+            daemon = Daemon(tmp_path_factory.mktemp("daemon") / "data", config, **options)
+            stack.callback(_end, daemon)
+            return daemon
 
-    yield make
-    for daemon in made:
-        if daemon.process is None:
-            continue
+        yield make
+
+
+def _end(daemon: Daemon) -> None:
+    if daemon.process is None:
+        return
+    try:
         daemon.tidy()
-        try:
-            daemon.stop()
-        except subprocess.TimeoutExpired:
+        daemon.stop()
+    finally:
+        if daemon.process is not None:
             daemon.kill()
-            raise
 
 
 @pytest.fixture(scope="session")
