@@ -24,7 +24,7 @@ from ..life import Capsules
 from ..proxy import Names, Passage, Place, is_secret
 from .common import KEY_OR_SESSION, team_of
 
-__all__ = ["PortProxy"]
+__all__ = ["PortProxy", "dial"]
 
 DIAL_PAUSES = (0.1, 0.2)
 """Seconds between the trials to connect: a server that has just been started may not listen yet."""
@@ -69,7 +69,7 @@ class PortProxy:
         route = Route(host=place.inner, scheme=self._scheme, onward=passage.onward, back=passage.back, used=used)
         forward = forward_socket if socket else forward_request
         using = self._capsules.use(team_id, place.capsule_id, busy=not socket)
-        async with using as session, await _dial(session, place) as stream:
+        async with using as session, await dial(session, place) as stream:
             await forward(scope, receive, send, stream, route)
 
     async def _team(self, scope: Mapping[str, Any], passage: Passage) -> str:
@@ -98,7 +98,7 @@ async def _refuse(scope: Mapping[str, Any], send: Any, status: int, why: str) ->
         await send_answer(answer, send, head_only=scope["method"] == "HEAD")
 
 
-async def _dial(session: Session, place: Place) -> trio.abc.Stream:
+async def dial(session: Session, place: Place) -> trio.abc.Stream:
     """Connect to a port. Raises NoAnswer when nothing listens there, CapabilityMissing, DeviceLost."""
     ports = session.require(Ports)
     for pause in DIAL_PAUSES:

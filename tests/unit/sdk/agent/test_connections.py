@@ -6,15 +6,21 @@ import hashlib
 import os
 import random
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from typing import Any
 
 import pytest
 import trio
 
-from anvild.sdk import AnvilError, CapabilityMissing, Unavailable
-from anvild.sdk.agent import AgentClient, AgentConnection, AgentSession, accept_connection, open_connection
-from anvild.sdk.agent.protocol import Close
+from anvild.sdk import AnvilError, CapabilityMissing, Unavailable, WrongState
+from anvild.sdk.agent import (
+    AgentClient,
+    AgentConnection,
+    AgentSession,
+    accept_connection,
+    listen_for_connections,
+    open_connection,
+)
 
 BLOCK = os.urandom(65536)
 BLOCKS = 64
@@ -27,12 +33,8 @@ async def free_port(agent: AgentClient) -> int:
     """Have the guest listen on a port that nobody else has, below those that the kernel gives to clients."""
     while True:
         port = random.randint(20000, 32000)
-        stream = agent.open("accept", port=port)
-        await agent.ping()
-        taken = stream.ended
-        stream.close(Close.UNDO)
-        await agent.ping()  # now that stream takes no connection any more
-        if not taken:
+        with suppress(WrongState):  # it is taken
+            await listen_for_connections(agent, port)
             return port
 
 
@@ -169,7 +171,9 @@ async def test_a_program_may_listen_on_the_newer_loopback_alone(session: AgentSe
         assert await everything(program) == b"here"
 
 
-@pytest.mark.parametrize(("verb", "port"), [("connect", 0), ("connect", -1), ("accept", 70000), ("accept", "80")])
+@pytest.mark.parametrize(
+    ("verb", "port"), [("connect", 0), ("connect", -1), ("listen", 70000), ("listen", "80"), ("accept", 1)]
+)
 async def test_ports_that_cannot_be(session: AgentSession, verb: str, port: object) -> None:
     with pytest.raises(AnvilError):
         await session.agent.call(verb, port=port)  # type: ignore[arg-type]
@@ -217,3 +221,23 @@ async def test_a_port_outlives_its_host_and_who_connects_meanwhile_waits(guest: 
 async def test_an_agent_that_is_too_old_says_so(session: AgentSession) -> None:
     with pytest.raises(CapabilityMissing):
         await session.agent.call("teleport")
+
+
+async def test_what_a_program_has_said_before_it_broke_off_is_heard(session: AgentSession) -> None:
+    async with opened(session.agent) as (host, program), trio.open_nursery() as nursery:
+
+        async def say() -> None:
+            with suppress(trio.BrokenResourceError):
+                while True:
+                    await host.send_all(BLOCK)
+
+        nursery.start_soon(say)
+        await trio.lowlevel.wait_readable(program.socket)
+        await program.send_all(b"no more, please")
+        await program.aclose()  # with what it has not read, which resets the connection
+        heard = b""
+        with suppress(trio.BrokenResourceError):
+            async for data in host:
+                heard += data
+        nursery.cancel_scope.cancel()
+    assert heard == b"no more, please"
