@@ -2,49 +2,18 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import AsyncIterator
-from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
 import pytest
 import trio
-from jsonschema import Draft202012Validator
 
 from anvild.capsules.ids import to_wire
 from tests.support.capsules import Caller, Lab
-from tests.support.contract import Document, plain_schema
-
-STREAM = "/v1/events/stream"
+from tests.support.contract import Document
+from tests.support.events import listening
 
 # The HTTP library leaves its own generators to the collector when a stream is left before its end.
 pytestmark = pytest.mark.filterwarnings("ignore:Async generator 'http:ResourceWarning")
-
-
-async def _messages(lines: AsyncIterator[str], contract: Document) -> AsyncIterator[tuple[int, Any]]:
-    schema = Draft202012Validator(plain_schema(contract, contract["components"]["schemas"]["SSEEvent"]))
-    found: dict[str, str] = {}
-    async for line in lines:
-        name, _, value = line.partition(": ")
-        if line:
-            found[name] = value
-        elif "data" in found:
-            told = json.loads(found["data"])
-            schema.validate(told)
-            assert found["event"] == told["event"]
-            yield int(found.get("id", 0)), told
-            found = {}
-
-
-@asynccontextmanager
-async def listening(caller: Caller, contract: Document, **headers: str) -> AsyncIterator[Any]:
-    async with caller.client.stream("GET", STREAM, headers=headers) as answer:
-        assert answer.status_code == 200
-        assert answer.headers["content-type"].startswith("text/event-stream")
-        async with aclosing(_messages(answer.aiter_lines(), contract)) as messages:
-            _, hello = await anext(messages)
-            assert hello["event"] == "connected"
-            yield messages
 
 
 async def test_what_happens_to_capsules_is_told(
@@ -82,7 +51,6 @@ async def test_what_happens_to_capsules_is_told(
 
 async def test_events_are_their_teams_own(api: Caller, make: Any, sandboxes: Lab, contract: Document) -> None:
     other = await sandboxes.stranger()
-    other.client.headers.update(other.cookie_headers("GET"))
     with trio.fail_after(30):
         async with listening(other, contract) as messages:
             await make()
