@@ -70,15 +70,16 @@ def logged() -> list[tuple[str, str, dict[str, object]]]:
 def make_driver(
     image_cache: Path, tmp_path: Path, logged: list[tuple[str, str, dict[str, object]]]
 ) -> Iterator[MakeDriver]:
-    """Start drivers over one state folder; each is stopped on leaving, its guests run on until the test ends."""
+    """Start drivers over one state folder; each is stopped on leaving, its guests run on until the test ends. One may
+    have a ``cache`` of its own below the one that all share."""
 
     def log(level: str, event: str, **values: object) -> None:
         logged.append((level, event, values))
 
     @asynccontextmanager
-    async def make(**settings: object) -> AsyncIterator[MicrovmDriver]:
+    async def make(cache: str = "", **settings: object) -> AsyncIterator[MicrovmDriver]:
         chosen = MicrovmSettings(**settings)  # type: ignore[arg-type]
-        driver = MicrovmDriver(context(tmp_path / "state", image_cache, chosen, log))
+        driver = MicrovmDriver(context(tmp_path / "state", image_cache / cache, chosen, log))
         try:
             await driver.start()
             yield driver

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import pytest
@@ -40,20 +41,26 @@ async def ask_server(session: Ports, method: str, path: str, body: Any = None) -
 
 
 async def test_guests_have_a_server_with_a_kernel_of_their_own(
-    driver: MicrovmDriver, ask: Callable[..., DeviceRequest], lease: Lease
+    make_driver: Callable[..., AbstractAsyncContextManager[MicrovmDriver]],
+    ask: Callable[..., DeviceRequest],
+    lease: Lease,
 ) -> None:
-    template = await driver.build_image(IMAGE, ignore)
-    assert (template.warm, template.fixed) == (True, True)
-    with pytest.raises(InvalidArgument, match="leave vcpus and memory out"):
-        await driver.create(ask("other", IMAGE, memory=2**30))
-    with trio.fail_after(300):
-        for name in ("one", "two"):
-            fact = await driver.create(ask(name, IMAGE))
-            async with driver.open(fact, lease) as session:
-                server = session.require(Ports)
-                assert await ask_server(server, "GET", "kernels") == []
-                assert "wrenn" in (await ask_server(server, "GET", "kernelspecs"))["kernelspecs"]
-                made = await ask_server(server, "POST", "kernels", {"name": "wrenn"})
-                assert [each["id"] for each in await ask_server(server, "GET", "kernels")] == [made["id"]]
-                assert made["name"] == "wrenn"
-                await ask_server(server, "DELETE", f"kernels/{made['id']}")
+    async with make_driver(cache="code-runner") as driver:
+        template = await driver.build_image(IMAGE, ignore)
+        assert (template.warm, template.fixed) == (True, True)
+        with pytest.raises(InvalidArgument, match="leave vcpus and memory out"):
+            await driver.create(ask("other", IMAGE, memory=2**30))
+        with trio.fail_after(300):
+            for name in ("one", "two"):
+                fact = await driver.create(ask(name, IMAGE))
+                async with driver.open(fact, lease) as session:
+                    await has_a_server(session.require(Ports))
+
+
+async def has_a_server(session: Ports) -> None:
+    assert await ask_server(session, "GET", "kernels") == []
+    assert "wrenn" in (await ask_server(session, "GET", "kernelspecs"))["kernelspecs"]
+    made = await ask_server(session, "POST", "kernels", {"name": "wrenn"})
+    assert [each["id"] for each in await ask_server(session, "GET", "kernels")] == [made["id"]]
+    assert made["name"] == "wrenn"
+    await ask_server(session, "DELETE", f"kernels/{made['id']}")

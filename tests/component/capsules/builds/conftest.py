@@ -21,6 +21,7 @@ __all__ = ["Yard", "contract"]
 ALL = "/v1/admin/builds"
 ONE = "/v1/admin/builds/{id}"
 CANCEL = "/v1/admin/builds/{id}/cancel"
+PATIENCE = 300
 ENDS = ("success", "failed", "cancelled")
 
 
@@ -30,6 +31,7 @@ class Yard:
 
     lab: Lab
     admin: Caller
+    driver: str = "sandbox"
 
     async def submit(self, *recipe: str, name: str = "made", **wish: Any) -> str:
         """Ask for a build on the host's own template, and return its id."""
@@ -42,7 +44,7 @@ class Yard:
 
     async def reaches(self, build: str, *states: str, steps: int = 0) -> Any:
         """Wait until a build is in one of the states, and so many steps have ended; return it."""
-        with trio.fail_after(60):
+        with trio.fail_after(PATIENCE):
             while (shown := await self.get(build))["status"] not in states or shown["current_step"] < steps:
                 assert shown["status"] not in ENDS, shown
                 await trio.sleep(0.02)
@@ -56,7 +58,7 @@ class Yard:
         """Have a capsule made of a template, by a program of the first team, and return what names it in paths."""
         api = self.lab.by_key()
         one = {"id": (await api("POST", "/v1/capsules", 202, json={"template": template}))["id"]}
-        with trio.fail_after(60):
+        with trio.fail_after(PATIENCE):
             while True:
                 if (await api("GET", "/v1/capsules/{id}", 200, values=one))["status"] == "running":
                     return one
@@ -64,13 +66,13 @@ class Yard:
 
     async def driver_has(self) -> set[str]:
         """The driver's own names for what it has."""
-        return {made.name for made in await self.lab.wing.engine.driver("sandbox").provision.templates()}
+        return {made.name for made in await self.lab.wing.engine.driver(self.driver).provision.templates()}
 
     async def nothing_is_left(self, *, templates: int = 0) -> None:
         """Wait until no machine of a build is left, no archive, and no template but those that were made."""
         wing = self.lab.wing
         archives = wing.services.get(Artifacts)
-        with trio.fail_after(60):
+        with trio.fail_after(PATIENCE):
             while True:
                 leases, runs = await wing.engine.leases.list(), await wing.engine.runs.list(PLATFORM)
                 left = [found for run in runs for found in await archives.list(run.id)]
