@@ -56,6 +56,7 @@ _RANGES: tuple[tuple[Network, Reach], ...] = tuple(
             "240.0.0.0/4",
             # The unspecified address, and IPv4 addresses that are wrapped so that another machine unwraps them.
             "::/96",
+            "::ffff:0:0/96",
             "::ffff:0:0:0/96",
             "64:ff9b::/32",
             "100::/64",
@@ -93,6 +94,8 @@ def parse_network(text: str) -> Network:
         network = ip_network(text)
     except ValueError as error:
         raise InvalidArgument(f"{text!r} is no range of addresses: {error}") from None
+    if "%" in text:
+        raise InvalidArgument(f"{text!r} is no range of addresses: zones are not taken")
     if isinstance(network, IPv6Network) and network.network_address.ipv4_mapped is not None:
         raise InvalidArgument(f"{text!r} is a range of IPv4 addresses: write it as one")
     return network

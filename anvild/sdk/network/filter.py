@@ -8,9 +8,9 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import trio
 
-from ..errors import AnvilError, DeadlineExceeded, PermissionDenied, Unavailable
+from ..errors import AnvilError, DeadlineExceeded, InvalidArgument, PermissionDenied, Unavailable
 from .addresses import Address, parse_address
-from .rules import NOT_LISTED, Rules, host_of
+from .rules import NOT_LISTED, PORTS, Rules, host_of
 
 __all__ = ["Filter", "Resolve", "look_up"]
 
@@ -56,6 +56,8 @@ class Filter:
         Raises InvalidArgument for what is no host, PermissionDenied, Unavailable, DeadlineExceeded.
         """
         target = host_of(host)
+        if not 0 < port <= PORTS:
+            raise InvalidArgument(f"{port} is no port")
         if not isinstance(target, str):
             self._check(None, [target], port)
             return await _connect([target], port, shown(target, port))

@@ -63,7 +63,7 @@ class _Conversation:
         try:
             while await self._next_request():
                 self._here.start_next_cycle()
-        except h11.RemoteProtocolError as error:
+        except h11.ProtocolError as error:
             await self._refuse(BAD_REQUEST, f"this is no HTTP request: {error}")
         except AnvilError as error:
             status = next((status for kind, status in _STATUS if isinstance(error, kind)), BAD_GATEWAY)
@@ -151,7 +151,7 @@ class _Exchange:
                 await self._stream.send_all(self._there.send(h11.Data(data=event.data)) or b"")
                 self._pulse.beat()
             await self._stream.send_all(self._there.send(h11.EndOfMessage()) or b"")
-        except h11.RemoteProtocolError:
+        except h11.ProtocolError:
             self._pulse.scope.cancel()  # what it says is no body
         except BROKEN:
             return
@@ -171,7 +171,7 @@ class _Exchange:
                 self._pulse.beat()
                 if isinstance(event, h11.EndOfMessage):
                     return None
-        except (h11.RemoteProtocolError, h11.LocalProtocolError) as error:
+        except h11.ProtocolError as error:
             return f"the server's answer is no HTTP: {error}"
         except BROKEN:
             return "the connection broke"

@@ -11,7 +11,7 @@ from ..errors import InvalidArgument
 from ..values import NetworkPolicy
 from .addresses import Address, Network, Reach, describe, is_own, parse_address, parse_network, reach_of
 
-__all__ = ["NOT_LISTED", "Rules", "check_private", "host_of"]
+__all__ = ["NOT_LISTED", "PORTS", "Rules", "check_private", "host_of"]
 
 _LABEL = r"(?!-)[a-z0-9_-]{1,63}(?<!-)"
 _NAME = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")

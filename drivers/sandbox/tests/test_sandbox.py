@@ -87,7 +87,7 @@ async def test_the_driver_is_healthy_here(driver: SandboxDriver) -> None:
     described = await driver.describe()
     assert described.health.state is HealthState.HEALTHY, described.health.reason
     assert described.platforms == ("linux",)
-    assert described.capabilities == ("exec", "files", "ports", "measure", "pause", "provision", "snapshot")
+    assert described.capabilities == ("exec", "files", "ports", "measure", "pause", "provision", "snapshot", "network")
     assert described.slots == 3
 
 
