@@ -27,7 +27,7 @@ bench: setup ## measure ourselves beside the peers, in one run
 	@$(PY) -m pytest -q -s -m bench --no-header tests/benchmarks
 
 soak: setup ## the long form of the reliability tests
-	@$(PY) -m pytest -q -m soak tests/reliability drivers
+	@$(PY) -m pytest -q -m soak tests/reliability tests/sdk_client drivers
 
 constraints: ## pin the newest versions that pyproject.toml allows
 	@uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import httpx
 from clients import Clients, inside, raises, told
+from notebook import KERNELS, serve
 from work import until
 from wrenn import exceptions
 from wrenn.models import Status
@@ -32,6 +34,24 @@ async def drive(sdk: Clients) -> None:
             await told(terminal.write(b"second\n"))
             await until(terminal, b"second 2")
         await with_memory(sdk, capsule)
+    runner = await told(sdk.CodeRunner.create(template="minimal", memory_mb=WARM_MB, wait=True))
+    async with inside(runner):
+        await cells_of(runner)
+
+
+async def cells_of(runner: Any) -> None:
+    """The kernel of a machine keeps its names while the machine is put aside, and is not reached then."""
+    await serve(runner, KERNELS)
+    await told(runner.run_code("x = 41"))
+    async with httpx.AsyncClient(headers={"X-API-Key": runner._client._api_key}) as client:
+        url = f"{runner.get_url(KERNELS)}/api/kernels"
+        await told(runner._client.capsules.pause(runner.capsule_id))
+        assert (await client.get(url)).status_code == 409
+        await told(runner.close())
+        await reaches(runner._client.capsules, runner.capsule_id, Status.paused)
+        await told(runner.resume(wait=True))
+        assert (await client.get(url)).status_code == 200
+    assert (await told(runner.run_code("x + 1"))).text == "42"
 
 
 async def paused(sdk: Clients, capsule: Any) -> None:
