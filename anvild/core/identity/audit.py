@@ -64,7 +64,8 @@ class AuditCursor(msgspec.Struct, frozen=True):
 
 
 class Doer(msgspec.Struct, frozen=True, kw_only=True):
-    """Who has done something, as people know them. Whoever is no person, key or host is the system."""
+    """Who has done something, as people know them. Whoever is no person, key or host is the system, and has no id; a
+    host has no name."""
 
     kind: DoerKind = "system"
     id: str | None = None
@@ -115,7 +116,7 @@ class Audit:
         return await self._store.read(job)
 
 
-_KNOWN: Mapping[str, tuple[DoerKind, Select[str, str, str], ColumnElement[str]]] = MappingProxyType(
+_NAMED: Mapping[str, tuple[DoerKind, Select[str, str, str], ColumnElement[str]]] = MappingProxyType(
     {
         "user": ("user", select(users.c.id, users.c.id, users.c.name), users.c.id),
         "api_key": ("api_key", select(api_keys.c.id, api_keys.c.id, api_keys.c.name), api_keys.c.id),
@@ -125,23 +126,19 @@ _KNOWN: Mapping[str, tuple[DoerKind, Select[str, str, str], ColumnElement[str]]]
             select(tokens.c.id, users.c.id, users.c.name).join(users, users.c.id == tokens.c.user_id),
             tokens.c.id,
         ),
-        "host": (
-            "host",
-            select(tokens.c.host_id, tokens.c.host_id, tokens.c.name).where(tokens.c.name.is_not(None)),
-            tokens.c.host_id,
-        ),
     }
 )
 
 
 def _doers(connection: Connection, actors: Iterable[str]) -> dict[str, Doer]:
     """Find out who the actors of events are."""
-    doers = dict.fromkeys(actors, Doer())
+    doers: dict[str, Doer] = {}
     ids: dict[str, list[str]] = {}
-    for actor in doers:
-        kind, _, id_ = actor.partition(":")
-        ids.setdefault(kind, []).append(id_)
-    for of, (kind, query, column) in _KNOWN.items():
+    for actor in actors:
+        of, _, id_ = actor.partition(":")
+        ids.setdefault(of, []).append(id_)
+        doers[actor] = Doer(kind="host", id=id_) if of == "host" else Doer()
+    for of, (kind, query, column) in _NAMED.items():
         if of in ids:
             for id_, shown, name in connection.execute(query.where(column.in_(ids[of]))):
                 doers[f"{of}:{id_}"] = Doer(kind=kind, id=shown, name=name)
