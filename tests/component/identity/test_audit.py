@@ -5,17 +5,19 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 import pytest
+import trio
 from sqlalchemy import Connection, insert
 
 from anvild.core.events import append
 from anvild.core.events.tables import events
 from anvild.core.identity import Audit, AuditCursor
 from anvild.core.ids import new_id
-from anvild.core.store import Store
+from anvild.core.store import Store, open_store
 from anvild.sdk import Event
 
 MINE, THEIRS = new_id(), new_id()
 AT = datetime(2026, 3, 1, tzinfo=UTC)
+LOTS = 1_000_000
 
 
 async def write(store: Store, count: int, *, team_id: str | None = MINE, at: datetime = AT, audit: bool = True) -> None:
@@ -58,6 +60,40 @@ async def test_pages_neither_repeat_nor_skip(store: Store, limit: int) -> None:
     ids = [event.id for event in found]
     assert len(ids) == 12
     assert ids == sorted(set(ids), reverse=True)
+
+
+@pytest.mark.parametrize("limit", [1, 3])
+async def test_pages_meet_while_two_daemons_write(store: Store, store_url: str, limit: int) -> None:
+    """Each reader finds once what there is from its first entry down, also what others were writing just then."""
+    audit = Audit(store)
+    read = trio.Event()
+    found: list[list[int]] = []
+
+    async def append_until_read(writer: Store, days: int) -> None:
+        while not read.is_set():
+            await write(writer, 2, at=AT - timedelta(days=days))  # the clocks of the two do not agree
+
+    async def read_all() -> None:
+        ids: list[int] = []
+        page = await audit.list(MINE, limit=limit)
+        while page.next is not None:
+            ids += [event.id for event in page.events]
+            page = await audit.list(MINE, limit=limit, before=page.next)
+        found.append(ids + [event.id for event in page.events])
+
+    async with open_store(store_url) as other:
+        await write(store, 20)
+        async with trio.open_nursery() as writers:
+            writers.start_soon(append_until_read, store, 0)
+            writers.start_soon(append_until_read, other, 1)
+            async with trio.open_nursery() as readers:
+                for _ in range(5):
+                    readers.start_soon(read_all)
+            read.set()
+    everything = [event.id for event in (await audit.list(MINE, limit=LOTS)).events]
+    assert len(found) == 5
+    for ids in found:
+        assert ids == [id_ for id_ in everything if id_ <= ids[0]]
 
 
 async def test_only_audit_events_of_the_own_team(store: Store) -> None:
