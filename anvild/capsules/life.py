@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 from functools import partial
@@ -23,6 +23,7 @@ from anvild.core.logging import get_logger
 from anvild.sdk import (
     AnvilError,
     CapabilityMissing,
+    DeviceFact,
     DeviceRequest,
     DeviceStatus,
     Event,
@@ -247,11 +248,13 @@ class Capsules:
             )
             self._leases.pop(capsule.lease_id, None)
         else:
-            await self._runs(capsule, "create", by)
+            told = _told_of(holding.tenure.fact)
+            await self._runs(capsule, "create", by, metadata={**(capsule.metadata or {}), **told} or None)
 
-    async def _runs(self, capsule: Capsule, action: str, by: Actor) -> None:
+    async def _runs(self, capsule: Capsule, action: str, by: Actor, **values: Any) -> None:
         now = utcnow()
-        values: dict[str, Any] = {"started_at": now} if capsule.started_at is None else {}
+        if capsule.started_at is None:
+            values["started_at"] = now
         moved = await self._book.settle(
             capsule.id, [capsule.status], "running", action=action, by=by, last_active_at=now, **values
         )
@@ -397,6 +400,16 @@ class Capsules:
         if live.noted_at is None or now - live.noted_at >= NOTE_EVERY:
             live.noted_at = now
             await self._book.note_use(capsule_id, now)
+
+
+def _told_of(fact: DeviceFact) -> Mapping[str, str]:
+    """Return what is told of a capsule's machine beside what its maker has told: how old its line of clones is, too."""
+    known = {
+        "kernel_version": fact.firmware_version,
+        "vmm_version": fact.facts.get("vmm"),
+        "clone_generation": fact.facts.get("generation"),
+    }
+    return {name: value for name, value in known.items() if value}
 
 
 def device_request(

@@ -89,6 +89,7 @@ def fact_of(record: Record, folder: Path) -> DeviceFact:
     )
     facts = {
         "template": record.template,
+        "vmm": f"QEMU {machine.qemu}",
         "accelerator": machine.accelerator,
         "vcpus": str(machine.vcpus),
         "memory": str(machine.memory),

@@ -43,6 +43,7 @@ Shell = Callable[[DeviceFact, str], Awaitable[str]]
 TICKING = "i=0; while :; do i=$((i+1)); echo $i; echo $i > /root/ticks; sleep 0.05; done"
 HASHES = "cd /root; sync; echo 3 > /proc/sys/vm/drop_caches; sha256sum f* 2>/dev/null || true"
 CLOCK_SECONDS = 0.5
+GENERATION = "/run/anvil-agent/generation"
 
 
 async def ignore(line: str) -> None:
@@ -154,6 +155,8 @@ async def test_forks_of_forks(driver: MicrovmDriver, shell: Shell, ask: Ask) -> 
         assert await shell(fact, "cat /dev/shm/memory") == "child\n"
     assert await shell(child, HASHES) == await shell(grandchild, HASHES) != hashes
     assert grandchild.facts["generation"] == "3"
+    for fact in (parent, child, grandchild):
+        assert await shell(fact, f"cat {GENERATION}") == fact.facts["generation"] + "\n"
     assert (await shell(parent, "cat /dev/shm/memory; ls /root/f0 2>&1 || true")).startswith("parent\nls: cannot")
     ids = {(await shell(fact, "cat /etc/machine-id")).strip() for fact in (parent, child, grandchild)}
     assert len(ids) == 3

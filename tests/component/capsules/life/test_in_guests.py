@@ -21,6 +21,7 @@ def program(guest_daemon: Daemon, contract: Document) -> Iterator[Program]:
     program.close()
 
 
+CLONE = "cat /etc/machine-id /run/anvil-agent/generation; cd /proc/sys/kernel/random; cat boot_id uuid; hostname"
 LOOK = "cat /proc/sys/kernel/random/boot_id; cat /tmp/counted"
 COUNT = "i=0; while :; do i=$((i+1)); echo $i >> /tmp/counted; echo $i; sleep 0.05; done"
 
@@ -71,8 +72,12 @@ def test_a_template_holds_what_runs(program: Program) -> None:
     program.reaches(fork, "running")
     found = program("GET", ONE + "/processes", 200, fork)["processes"]
     assert [each["pid"] for each in found if each.get("tag") == "counting"] == [started["pid"]]
-    names = [program.shell(each, "cat /etc/machine-id; hostname") for each in (source, fork)]
-    assert names[0] != names[1]
+    looks = [program.shell(each, CLONE).split() for each in (source, fork)]
+    assert all(one != other for one, other in zip(*looks, strict=True))
+    for each, generation in ((source, "1"), (fork, "2")):
+        metadata = program("GET", ONE, 200, each)["metadata"]
+        assert metadata["clone_generation"] == generation
+        assert metadata["vmm_version"].startswith("QEMU ")
     program("DELETE", "/v1/snapshots/{name}", 204, {"name": "counting"})
     assert program.shell(fork, "echo still") == "still\n"
     program.end(source, fork)
