@@ -13,7 +13,7 @@ from .api import CAPSULES, Api, Document, connect
 from .context import Context, Ctx
 from .exits import ExitCode, Failure
 from .output import Output, size
-from .transfer import copy_out, progress, read_file, save
+from .transfer import pull_file, push_file
 
 __all__ = ["app"]
 
@@ -177,14 +177,9 @@ async def push(
     context: Ctx,
 ) -> None:
     """Copy a file into a capsule. It appears there whole or not at all."""
-    if not await trio.Path(source).is_file():
-        raise Failure(ExitCode.USAGE, "no_such_file", f"{source} is no file")
-    path = f"{target}{source.name}" if target.endswith("/") else target
-    total = (await trio.Path(source).stat()).st_size
+    at = f"/capsules/{capsule}/files/stream/write"
     async with connect(context, wing=CAPSULES) as api:
-        with progress(context.output, source.name, total) as bar:
-            await api.send_form(f"/capsules/{capsule}/files/stream/write", {"path": path}, read_file(source, bar))
-    _tell_file(context.output, path, total)
+        await push_file(context.output, source, target, lambda path, data: api.send_form(at, {"path": path}, data))
 
 
 @app.command
@@ -203,13 +198,7 @@ async def pull(
         connect(context, wing=CAPSULES) as api,
         api.download(f"/capsules/{capsule}/files/stream/read", body={"path": source}) as response,
     ):
-        if str(target) == "-":
-            await copy_out(response)
-            return
-        into_directory = await trio.Path(target).is_dir()
-        path = target / source.rpartition("/")[2] if into_directory else target
-        count = await save(response, path, context.output)
-    _tell_file(context.output, str(path), count)
+        await pull_file(context.output, response, source, target)
 
 
 async def _change(context: Context, capsule: str, what: str, wanted: str) -> None:
@@ -263,10 +252,3 @@ def _tell(output: Output, capsule: Document) -> None:
         output.say(capsule["id"])
     else:
         output.say(f"{capsule['id']} {capsule['status']}")
-
-
-def _tell_file(output: Output, path: str, count: int) -> None:
-    if output.json:
-        output.document({"path": path, "size": count})
-    else:
-        output.say(f"{path}  {size(count)}")

@@ -5,15 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import trio
 from cyclopts import Parameter
 
 from .api import connect
 from .context import Ctx
-from .exits import ExitCode, Failure
 from .lookup import device_id
-from .output import size
-from .transfer import copy_out, progress, read_file, save
+from .transfer import pull_file, push_file
 
 __all__ = ["pull", "push"]
 
@@ -29,20 +26,11 @@ async def push(
     context: Ctx,
 ) -> None:
     """Copy a file to a device. It appears there whole or not at all."""
-    if not await trio.Path(source).is_file():
-        raise Failure(ExitCode.USAGE, "no_such_file", f"{source} is no file")
-    path = f"{target}{source.name}" if target.endswith("/") else target
-    total = (await trio.Path(source).stat()).st_size
     async with connect(context) as api:
-        target_device = await device_id(api, device)
-        with progress(context.output, source.name, total) as bar:
-            answer = await api.upload(
-                f"/devices/{target_device}/files", read_file(source, bar), path=path, mode=mode, user=user
-            )
-    if context.output.json:
-        context.output.document(answer or {"path": path, "size": total})
-    else:
-        context.output.say(f"{path}  {size(total)}")
+        at = f"/devices/{await device_id(api, device)}/files"
+        await push_file(
+            context.output, source, target, lambda path, data: api.upload(at, data, path=path, mode=mode, user=user)
+        )
 
 
 async def pull(
@@ -59,13 +47,4 @@ async def pull(
     async with connect(context) as api:
         found = await device_id(api, device)
         async with api.download(f"/devices/{found}/files", path=source) as response:
-            if str(target) == "-":
-                await copy_out(response)
-                return
-            into_directory = await trio.Path(target).is_dir()
-            path = target / source.rpartition("/")[2] if into_directory else target
-            count = await save(response, path, context.output)
-    if context.output.json:
-        context.output.document({"path": str(path), "size": count})
-    else:
-        context.output.say(f"{path}  {size(count)}")
+            await pull_file(context.output, response, source, target)

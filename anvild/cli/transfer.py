@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Protocol
@@ -16,9 +16,9 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
 
 from .exits import ExitCode, Failure
-from .output import Output, plain
+from .output import Output, plain, size
 
-__all__ = ["Bar", "copy_out", "inside", "place", "progress", "read_file", "save"]
+__all__ = ["Bar", "copy_out", "inside", "place", "progress", "pull_file", "push_file", "read_file", "save"]
 
 CHUNK = 256 * 1024
 
@@ -56,6 +56,37 @@ def inside(directory: Path, name: str) -> Path:
     if not parts or ".." in parts or PurePosixPath(name).is_absolute():
         raise Failure(ExitCode.USAGE, "unsafe_name", f"a file called {name!r} would lie outside of {directory}")
     return directory.joinpath(*parts)
+
+
+async def push_file(
+    output: Output, source: Path, target: str, send: Callable[[str, AsyncIterator[bytes]], Awaitable[object]]
+) -> None:
+    """Hand a file of this machine to ``send`` with the path that it shall have, and say so. A ``target`` with a / at
+    its end is a directory. Raises Failure where there is no such file."""
+    if not await trio.Path(source).is_file():
+        raise Failure(ExitCode.USAGE, "no_such_file", f"{source} is no file")
+    path = f"{target}{source.name}" if target.endswith("/") else target
+    total = (await trio.Path(source).stat()).st_size
+    with progress(output, source.name, total) as bar:
+        await send(path, read_file(source, bar))
+    _tell(output, path, total)
+
+
+async def pull_file(output: Output, response: httpx2.Response, source: str, target: Path) -> None:
+    """Write the body of an answer, which is the file ``source``, to ``target``, and say so: a file, a directory, or -
+    for standard output."""
+    if str(target) == "-":
+        await copy_out(response)
+        return
+    path = target / source.rpartition("/")[2] if await trio.Path(target).is_dir() else target
+    _tell(output, str(path), await save(response, path, output))
+
+
+def _tell(output: Output, path: str, count: int) -> None:
+    if output.json:
+        output.document({"path": path, "size": count})
+    else:
+        output.say(f"{path}  {size(count)}")
 
 
 async def save(response: httpx2.Response, path: Path, output: Output) -> int:

@@ -6,10 +6,11 @@ import io
 import json
 import logging
 import os
+import pty
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import redirect_stderr, redirect_stdout
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import pytest
 import structlog
 
 from anvild.cli import client
-from tests.daemon import Daemon
+from tests.daemon import BIN, Daemon
 
 CONFIG = """
 [drivers.microvm]
@@ -75,5 +76,29 @@ def told(anvil: Callable[..., subprocess.CompletedProcess[str]]) -> Callable[...
         done = anvil("--json", *arguments)
         assert done.returncode == 0, f"{arguments}: {done.stderr}"
         return json.loads(done.stdout)
+
+    return run
+
+
+@pytest.fixture
+def in_terminal(environ: Mapping[str, str]) -> Callable[..., tuple[int, bytes]]:
+    """Start the client in a terminal of its own, type lines each when the one before has been answered as is said, and
+    return its exit code and all that was on the screen."""
+
+    def run(words: Sequence[str], talk: Sequence[tuple[bytes, bytes]]) -> tuple[int, bytes]:
+        process, screen = pty.fork()
+        if process == 0:
+            os.execve(BIN / "anvil", ["anvil", *words], dict(environ))
+        shown = b""
+        with os.fdopen(screen, "r+b", buffering=0) as terminal:
+            for awaited, line in talk:
+                while awaited not in shown:
+                    shown += terminal.read(4096)
+                terminal.write(line + b"\r")
+            with suppress(OSError):  # how a terminal says that its other end has closed
+                while more := terminal.read(4096):
+                    shown += more
+        _, status = os.waitpid(process, 0)
+        return os.waitstatus_to_exitcode(status), shown
 
     return run

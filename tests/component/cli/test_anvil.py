@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import pty
 import re
 import signal
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +19,9 @@ from tests.daemon import BIN, EMAIL, PASSWORD, Daemon
 Done = subprocess.CompletedProcess[str]
 Anvil = Callable[..., Done]
 Told = Callable[..., Any]
+InTerminal = Callable[..., tuple[int, bytes]]
+
+PROMPT = b"$ " if os.geteuid() else b"# "
 
 NOBODY = "00000000-0000-0000-0000-000000000000"
 
@@ -127,27 +128,10 @@ def test_files_go_there_and_back(anvil: Anvil, box: str, tmp_path: Path) -> None
     assert anvil("device", "push", "box", tmp_path / "none", "/tmp/x").returncode == 2
 
 
-def test_a_terminal(environ: Mapping[str, str], box: str) -> None:
-    process, screen = pty.fork()
-    if process == 0:
-        os.execve(BIN / "anvil", ["anvil", "device", "shell", "box", "--", "sh"], dict(environ))
-    shown = b""
-    with os.fdopen(screen, "r+b", buffering=0) as terminal:
-
-        def until(mark: bytes) -> None:
-            nonlocal shown
-            while mark not in shown:
-                shown += terminal.read(4096)
-
-        until(b"$ " if os.geteuid() else b"# ")
-        terminal.write(b"stty size; echo $((6*7))\r")
-        until(b"\n42\r\n")
-        terminal.write(b"exit 9\r")
-        with suppress(OSError):  # how a terminal says that its other end has closed
-            while terminal.read(4096):
-                pass
-    _, status = os.waitpid(process, 0)
-    assert os.waitstatus_to_exitcode(status) == 9
+def test_a_terminal(in_terminal: InTerminal, box: str) -> None:
+    talk = [(PROMPT, b"stty size; echo $((6*7))"), (b"\n42\r\n", b"exit 9")]
+    code, shown = in_terminal(["device", "shell", "box", "--", "sh"], talk)
+    assert code == 9
     assert re.search(rb"\d+ \d+\r\n", shown)
 
 

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import os
-import pty
 import re
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.daemon import BIN
-
 Anvil = Callable[..., Any]
 Told = Callable[..., Any]
+InTerminal = Callable[..., tuple[int, bytes]]
+
+PROMPT = b"$ " if os.geteuid() else b"# "
 
 
 @pytest.fixture
@@ -89,24 +88,6 @@ def test_what_cannot_be_says_why(anvil: Anvil, capsule: str) -> None:
     assert anvil("capsule", "shell", capsule).returncode == 2
 
 
-def test_a_terminal_in_a_capsule(environ: Mapping[str, str], capsule: str) -> None:
-    process, screen = pty.fork()
-    if process == 0:
-        os.execve(BIN / "anvil", ["anvil", "capsule", "shell", capsule, "--", "sh"], dict(environ))
-    shown = b""
-    with os.fdopen(screen, "r+b", buffering=0) as terminal:
-
-        def until(mark: bytes) -> None:
-            nonlocal shown
-            while mark not in shown:
-                shown += terminal.read(4096)
-
-        until(b"$ " if os.geteuid() else b"# ")
-        terminal.write(b"echo $((6*7))\r")
-        until(b"\n42\r\n")
-        terminal.write(b"exit 9\r")
-        with suppress(OSError):  # how a terminal says that its other end has closed
-            while terminal.read(4096):
-                pass
-    _, status = os.waitpid(process, 0)
-    assert os.waitstatus_to_exitcode(status) == 9
+def test_a_terminal_in_a_capsule(in_terminal: InTerminal, capsule: str) -> None:
+    talk = [(PROMPT, b"echo $((6*7))"), (b"\n42\r\n", b"exit 9")]
+    assert in_terminal(["capsule", "shell", capsule, "--", "sh"], talk)[0] == 9
