@@ -22,29 +22,31 @@ BUILD_SECONDS = 900.0
 CONFIG = """
 [web]
 requests_per_minute = 100000000
+[capsules]
+network_private = ["127.0.0.1/32"]
 [drivers.sandbox]
 enabled = false
 """
 
-MakeGuestDaemon = Callable[[], Daemon]
+MakeGuestDaemon = Callable[..., Daemon]
 
 
 @pytest.fixture(scope="session")
 def guest_daemon_factory(daemon_factory: Any) -> MakeGuestDaemon:
-    """Make daemons with a first user and the image ``minimal``, not started. They share the cache of images with the
-    tests of the driver."""
+    """Make daemons with a first user and the image ``minimal``, or another one, not started. They share the cache of
+    images with the tests of the driver, where a large image has a ``cache`` of its own below the one that all share."""
     missing = [tool for tool in TOOLS if shutil.which(tool) is None]
     if sys.platform != "linux" or missing:
         pytest.skip(f"guests need Linux and some tools (missing here: {', '.join(missing) or 'Linux'})")
     shared = Path(os.environ.get("ANVIL_TEST_CACHE") or Path.home() / ".cache" / "anvild")
 
-    def make() -> Daemon:
+    def make(image: str = IMAGE, cache: str = "") -> Daemon:
         daemon: Daemon = daemon_factory(CONFIG)
-        shared.mkdir(parents=True, exist_ok=True)
-        cache = daemon.data_dir / "cache" / "microvm"
-        cache.parent.mkdir(parents=True)
-        cache.symlink_to(shared)
-        daemon.anvil("image", "build", IMAGE, "--data-dir", str(daemon.data_dir), check=True, timeout=BUILD_SECONDS)
+        (shared / cache).mkdir(parents=True, exist_ok=True)
+        linked = daemon.data_dir / "cache" / "microvm"
+        linked.parent.mkdir(parents=True)
+        linked.symlink_to(shared / cache)
+        daemon.anvil("image", "build", image, "--data-dir", str(daemon.data_dir), check=True, timeout=BUILD_SECONDS)
         daemon.bootstrap()
         return daemon
 

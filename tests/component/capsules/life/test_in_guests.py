@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
@@ -83,8 +85,35 @@ def test_a_template_holds_what_runs(program: Program) -> None:
     program.end(source, fork)
 
 
-def test_capsules_outlive_a_daemon_that_is_killed(program: Program) -> None:
-    awake, asleep = ({"id": program("POST", "/v1/capsules", 202, json={})["id"]} for _ in range(2))
+class Greeter(BaseHTTPRequestHandler):
+    """Says hello, and nothing of who asked."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"hello")
+
+    def log_message(self, *_: object) -> None:
+        return
+
+
+@pytest.fixture
+def site() -> Iterator[str]:
+    """A web server on the host's loopback, which the daemon permits its capsules to be allowed to reach."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), Greeter) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        yield f"127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+        thread.join()
+
+
+FETCH = "unset no_proxy NO_PROXY; python3 -c 'import urllib.request as u; print(u.urlopen(\"http://{}/\").read())'"
+
+
+def test_capsules_outlive_a_daemon_that_is_killed(program: Program, site: str) -> None:
+    wish = {"network": {"allow": [site]}}
+    awake, asleep = ({"id": program("POST", "/v1/capsules", 202, json=wish)["id"]} for _ in range(2))
     for each in (awake, asleep):
         program.reaches(each, "running")
         program.shell(each, "echo here > /tmp/here")
@@ -102,4 +131,7 @@ def test_capsules_outlive_a_daemon_that_is_killed(program: Program) -> None:
     program("POST", ONE + "/resume", 202, asleep)
     program.reaches(asleep, "running")
     assert program.shell(asleep, "cat /tmp/here") == "here\n"
+    for each in (awake, asleep):
+        assert program("GET", ONE, 200, each)["network"] == wish["network"]
+        assert program.shell(each, FETCH.format(site)) == "b'hello'\n", "it keeps its network"
     program.end(awake, asleep)
