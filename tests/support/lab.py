@@ -13,6 +13,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NoReturn, Protocol
 
 import msgspec
@@ -21,7 +22,7 @@ import trio
 import trio.testing
 
 from anvild.core.artifacts import Artifacts, open_artifacts
-from anvild.core.engine import Actor, Engine, InProcess, Run, RunRequest
+from anvild.core.engine import Actor, DriverFactory, Engine, InProcess, Run, RunRequest
 from anvild.core.events import EventFilter, EventLog
 from anvild.core.settings import EngineSettings
 from anvild.core.store import Store
@@ -576,6 +577,7 @@ async def run_engine(
     *,
     traffic: Traffic | None = None,
     names: Sequence[str] = ("fake",),
+    attached: Mapping[str, DriverFactory] = MappingProxyType({}),
     host: str = HOST,
     task_status: trio.TaskStatus[Running],
     **settings: Any,
@@ -592,6 +594,8 @@ async def run_engine(
         settings=msgspec.structs.replace(EngineSettings(), **settings),
         workloads={workload.kind: workload for workload in workloads},
     )
+    for name, factory in attached.items():
+        engine.attach(name, factory)
     stopped = trio.Event()
     try:
         with trio.CancelScope() as scope:

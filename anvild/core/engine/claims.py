@@ -23,6 +23,7 @@ from .queue import (
     Lane,
     Pick,
     choose,
+    order_for,
     paged,
 )
 from .tables import attempts, devices, leases, runs
@@ -229,13 +230,15 @@ def _grant(conn: Connection, supply: Supply, pick: Pick) -> Grant:
             incarnation=supply.incarnation,
         )
     else:
+        order = order_for(candidate.requirements, place.driver.name)
+        assert order is not None
         lease = grant_slot(
             conn,
             driver=place.driver.name,
             host=supply.host,
             slot=place.slot,
             identity=f"{candidate.run_id}-{attempt}",
-            name=candidate.requirements.make[place.driver.name].name,
+            name=order.name,
             holder=holder,
             incarnation=supply.incarnation,
         )

@@ -326,9 +326,11 @@ def add_made_device(
     )
 
 
-def record(conn: Connection, host: str, driver: str, sightings: Sequence[Sighting]) -> list[Seen]:
-    """Write what a driver has seen, and only what is new, with an event for each change."""
-    return [seen for each in sightings if (seen := _record(conn, host, driver, each)) is not None]
+def record(
+    conn: Connection, host: str, driver: str, sightings: Sequence[Sighting], team_id: str | None = None
+) -> list[Seen]:
+    """Write what a driver has seen, and only what is new, with an event for each change. New devices are the team's."""
+    return [seen for each in sightings if (seen := _record(conn, host, driver, each, team_id)) is not None]
 
 
 def lose(conn: Connection, row: Row[Any], reason: str | None) -> None:
@@ -338,7 +340,7 @@ def lose(conn: Connection, row: Row[Any], reason: str | None) -> None:
         device_event(conn, row, "lost", reason=reason)
 
 
-def _record(conn: Connection, host: str, driver: str, sighting: Sighting) -> Seen | None:
+def _record(conn: Connection, host: str, driver: str, sighting: Sighting, team_id: str | None) -> Seen | None:
     fact = sighting.device
     where = (devices.c.driver == driver, devices.c.host == host, devices.c.identity == fact.identity)
     row = conn.execute(select(devices).where(*where)).one_or_none()
@@ -350,6 +352,7 @@ def _record(conn: Connection, host: str, driver: str, sighting: Sighting) -> See
                 **{**_new_device(new_id(), host, fact.name), **facts_of(fact)},
                 driver=driver,
                 identity=fact.identity,
+                team_id=team_id,
                 made_to_order=False,
                 by_hand=False,
             )

@@ -18,7 +18,7 @@ from anvild.core.ids import new_id
 from anvild.core.logging import get_logger
 from anvild.core.settings import EngineSettings
 from anvild.core.store import Store
-from anvild.sdk import DeviceFact, DeviceRequest, Event, NotFound, Session, Workload
+from anvild.sdk import AlreadyExists, DeviceFact, DeviceRequest, Event, NotFound, Session, Workload
 
 from . import journal
 from .claims import Grant, Supply
@@ -27,10 +27,10 @@ from .devices import Devices
 from .execution import Execution
 from .guard import Fences
 from .hosting import DriverFactory, HostedDriver
-from .leases import Fate, takes_slot
+from .leases import Fate, forsake, takes_slot
 from .people import Holding, Leases
 from .persist import persist
-from .queue import Demand, can_make
+from .queue import Demand, can_make, order_for
 from .recovery import Recoverer
 from .retention import runs_retention
 from .runs import Runs
@@ -113,18 +113,10 @@ class Engine:
             settled=self._settled,
             changed=self._changed,
         )
-        self._drivers = {
-            name: HostedDriver(
-                name,
-                factory,
-                store=store,
-                host=host,
-                on_change=self._changed,
-                on_lost=self._lost,
-                on_stop=self._driver_stops,
-            )
-            for name, factory in drivers.items()
-        }
+        self._hosting: trio.Nursery | None = None
+        self._hosted: dict[str, trio.CancelScope] = {}
+        self._left = trio.Event()
+        self._drivers = {name: self._host_for(name, factory) for name, factory in drivers.items()}
         self._heard: dict[str, Callable[[Event], None]] = {
             "run.cancelled": self._hear_cancelled,
             "run.pausing": self._hear_pausing,
@@ -153,6 +145,42 @@ class Engine:
         except KeyError:
             raise NotFound(f"no driver {name!r} is loaded") from None
 
+    def attach(self, name: str, factory: DriverFactory) -> None:
+        """Host another driver from now on; before :meth:`run`, so that it is asked for what it had at its last stay.
+
+        Raises AlreadyExists.
+        """
+        if name in self._drivers:
+            raise AlreadyExists(f"there is a driver {name!r} already")
+        self._drivers[name] = self._host_for(name, factory)
+        self._host_driver(name)
+        self._changed()
+
+    async def detach(self, name: str, reason: str) -> None:
+        """Host a driver no longer, and return when nothing of it is there: the leases on its devices have ended, and
+        those are retired. What it has made and cannot destroy now, one that is attached under its name will.
+
+        Idempotent.
+        """
+        hosted = self._drivers.get(name)
+        if hosted is None:
+            return
+        hosted.withdraw(reason)
+        for tenant in [each for each in self._tenants.values() if each.lease.driver == name]:
+            if isinstance(tenant, Holding):
+                tenant.let_go(reason)
+            else:
+                tenant.device_lost(reason)
+        while any(tenant.lease.driver == name for tenant in self._tenants.values()):
+            await self._left.wait()
+        scope = self._hosted.pop(name, None)
+        if scope is not None:
+            scope.cancel()
+            await hosted.over.wait()
+        await persist(self._store, lambda conn: forsake(conn, self._host, name, reason))
+        self._drivers.pop(name, None)
+        self._changed()
+
     async def rearm_driver(self, name: str, by: Actor = journal.SYSTEM) -> None:
         """End a driver's quarantine. Raises NotFound, and Conflict when it is in none."""
         hosted = self.driver(name)
@@ -175,7 +203,7 @@ class Engine:
         """Return when no driver is starting any more, or after :data:`STARTING_PATIENCE` seconds: what is asked right
         after a start of the daemon waits for an answer instead of being told that everything is away."""
         with trio.move_on_after(STARTING_PATIENCE):
-            for hosted in self._drivers.values():
+            for hosted in list(self._drivers.values()):
                 await hosted.wait_started()
 
     def session(self, device_id: str, by: Actor) -> AbstractAsyncContextManager[Session]:
@@ -245,8 +273,27 @@ class Engine:
         """Outlive the work: the scope is cancelled when all sessions are closed."""
         with scope:
             async with trio.open_nursery() as nursery:
-                for hosted in self._drivers.values():
-                    nursery.start_soon(hosted.run)
+                self._hosting = nursery
+                for name in self._drivers:
+                    self._host_driver(name)
+                await trio.sleep_forever()
+
+    def _host_driver(self, name: str) -> None:
+        """Begin to host a driver; before :meth:`run`, that does it."""
+        if self._hosting is not None:
+            scope = self._hosted[name] = trio.CancelScope()
+            self._hosting.start_soon(self._drivers[name].run, scope)
+
+    def _host_for(self, name: str, factory: DriverFactory) -> HostedDriver:
+        return HostedDriver(
+            name,
+            factory,
+            store=self._store,
+            host=self._host,
+            on_change=self._changed,
+            on_lost=self._lost,
+            on_stop=self._driver_stops,
+        )
 
     def _recoverer(self) -> Recoverer:
         return Recoverer(
@@ -259,7 +306,7 @@ class Engine:
             release=self._release,
             adopt=self._adopt,
             settling=self._settling,
-            hold=lambda lease, tenure: self._enter_holding(Holding(lease, tenure, make=None, release=self._release)),
+            hold=self._hold_again,
         )
 
     # ----- tenants: executions and people's leases
@@ -311,9 +358,14 @@ class Engine:
 
     def _hold(self, lease: LeaseInfo, fact: DeviceFact, make: DeviceRequest | None) -> Holding:
         tenure = Tenure(self._drivers[lease.driver], lease, fact, store=self._store, fences=self._fences)
-        holding = Holding(lease, tenure, make=make, release=self._release)
+        holding = Holding(lease, tenure, make=make, store=self._store, release=self._release)
         self._enter_holding(holding)
         return holding
+
+    def _hold_again(self, tenure: Tenure, away: str | None) -> None:
+        self._enter_holding(
+            Holding(tenure.lease, tenure, make=None, store=self._store, release=self._release, away=away)
+        )
 
     def _enter_holding(self, holding: Holding) -> None:
         self._enter(holding)
@@ -340,6 +392,8 @@ class Engine:
         if tenant is None or tenant.lease.id != lease.id:
             return
         del self._tenants[lease.device_id]
+        self._left.set()
+        self._left = trio.Event()
         self._ended += 1
         if isinstance(tenant, Execution):
             self._runaways += tenant.runaway
@@ -395,10 +449,14 @@ class Engine:
         if self._nursery is not None:
             self._nursery.start_soon(self._wake_later, place, min(2.0 ** (failures - 1), LONGEST_REST))
 
-    def _elsewhere(self, demand: Demand, driver: str) -> bool:
-        """Whether a driver other than this one makes what a run needs, or may turn out to: it is starting."""
-        others = [self._drivers[name] for name in demand.requirements.make if name != driver and name in self._drivers]
-        return any(other.state == "starting" or can_make(demand, other.supply) for other in others)
+    def _elsewhere(self, demand: Demand, driver: str, team_id: str) -> bool:
+        """Whether a driver other than this one makes what a run of a team needs, or may turn out to: it is starting."""
+        others = [other for name, other in self._drivers.items() if name != driver]
+        return any(
+            can_make(demand, other.supply, team_id)
+            or (other.state == "starting" and order_for(demand.requirements, other.name) is not None)
+            for other in others
+        )
 
     async def _wake_later(self, place: str, seconds: float) -> None:
         await trio.sleep(seconds)

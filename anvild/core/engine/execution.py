@@ -35,7 +35,7 @@ from .guard import Fences
 from .hosting import HostedDriver
 from .leases import Fate
 from .persist import fetch, persist
-from .queue import Demand
+from .queue import Demand, order_for
 from .states import Ending, ending_of
 from .tenure import Tenure
 from .values import LeaseInfo, RunState
@@ -58,7 +58,7 @@ class Execution:
 
     ``resumed`` says that an earlier incarnation of the daemon began this very attempt. ``false_start`` is called when
     the place could not even begin it, before the lease is released. ``elsewhere`` says whether a driver other than the
-    named one may make a device for a run.
+    named one may make a device for a run of a team.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class Execution:
         fences: Fences,
         release: Release,
         false_start: Callable[[], None],
-        elsewhere: Callable[[Demand, str], bool],
+        elsewhere: Callable[[Demand, str, str], bool],
         resumed: bool = False,
     ) -> None:
         self.run_id = run_id
@@ -114,8 +114,11 @@ class Execution:
         self._broken(DeviceLost(reason))
 
     def driver_gone(self, reason: str) -> None:
-        """The driver is taken away from its work."""
-        self._broken(DriverFault(f"the driver {self._hosted.name!r} was stopped: {reason}"))
+        """The driver is taken away from its work; one on another machine takes its devices with it."""
+        if self._hosted.elsewhere:
+            self.device_lost(reason)
+        else:
+            self._broken(DriverFault(f"the driver {self._hosted.name!r} was stopped: {reason}"))
 
     def pause(self) -> None:
         """The run shall stop at its next pause point."""
@@ -178,11 +181,12 @@ class Execution:
         await self._gate.goes.wait()
         if tenure.made_to_order and not self._resumed:
             demand = journal.demand_of(row)
-            request = demand.requirements.make[tenure.hosted.name]
+            request = order_for(demand.requirements, tenure.hosted.name)
+            assert request is not None
             try:
                 await tenure.make(request)
             except NotFound as error:
-                if not self._elsewhere(demand, tenure.hosted.name):
+                if not self._elsewhere(demand, tenure.hosted.name, row.team_id):
                     raise
                 tenure.hosted.lacks(request.template, error.message)
                 return Ending(

@@ -211,7 +211,7 @@ class _GuardedStream(trio.abc.ReceiveStream):
 
 class _GuardedConnection(_GuardedStream, trio.abc.HalfCloseableStream):
     """A byte stream both ways. One that cannot be half closed is closed whole when its sending ends. That whoever is at
-    its other end breaks it is no error of the driver."""
+    its other end breaks it, or that it ends with its session, is no error of the driver."""
 
     def __init__(self, stream: trio.abc.Stream, guard: Guard) -> None:
         super().__init__(stream, guard)
@@ -234,13 +234,13 @@ class _GuardedConnection(_GuardedStream, trio.abc.HalfCloseableStream):
             await self._both.aclose()
 
     async def _move(self, what: str, function: Callable[..., Awaitable[Any]], *args: Any) -> Any:
-        broken: trio.BrokenResourceError | None = None
+        broken: trio.BrokenResourceError | trio.ClosedResourceError | None = None
 
         async def moving() -> Any:
             nonlocal broken
             try:
                 return await function(*args)
-            except trio.BrokenResourceError as error:
+            except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
                 broken = error
 
         moved = await self._guard.call(what, math.inf, moving)

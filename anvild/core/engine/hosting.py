@@ -97,6 +97,25 @@ class DriverFactory(ABC):
         """What there is to know of this place, for people."""
         return {}
 
+    @property
+    def elsewhere(self) -> bool:
+        """Whether instances stand on another machine: the end of one is then the loss of a link, and no fault."""
+        return False
+
+    @property
+    def team_id(self) -> str | None:
+        """The team for which alone the driver is; None for all."""
+        return None
+
+    @property
+    def absent(self) -> str | None:
+        """Why no instance can be made now; None when it can be tried."""
+        return None
+
+    async def present(self) -> None:
+        """Return when it can be tried to make an instance."""
+        await trio.lowlevel.checkpoint()
+
 
 class InProcess(DriverFactory):
     """The daemon's own process: nothing stands between the daemon and the driver. ``make`` is cheap and does no I/O."""
@@ -124,7 +143,8 @@ class HostedDriver:
     """One driver of the lab, wherever its factory makes it.
 
     ``on_change`` is called when what it can serve has changed; ``on_lost`` when a device has gone, with its id and the
-    reason; ``on_stop`` when the driver itself is taken away from the work that runs on it.
+    reason; ``on_stop`` when the driver itself is taken away from the work that runs on it. ``over`` is set when it is
+    not hosted any more.
     """
 
     def __init__(
@@ -150,6 +170,8 @@ class HostedDriver:
         self._alive = trio.CancelScope()
         self._gone: str | None = None
         self._reason: str | None = "it is starting"
+        self._withdrawn: str | None = None
+        self.over = trio.Event()
         self._told: str | None = ""
         self._changed = trio.Event()
         self._rearmed = trio.Event()
@@ -158,7 +180,15 @@ class HostedDriver:
         self._last_fault = ""
         self._fault_log = Allowance(FAULT_LINES_PER_SECOND, FAULT_LINES_AT_ONCE)
         self._lacking: dict[str, tuple[float, str]] = {}
-        self.sightings = Sightings(name, host=host, store=store, fault=self.fault, on_change=on_change, on_lost=on_lost)
+        self.sightings = Sightings(
+            name,
+            host=host,
+            team_id=factory.team_id,
+            store=store,
+            fault=self.fault,
+            on_change=on_change,
+            on_lost=on_lost,
+        )
         self._chores = Chores(self, store=store, host=host, done=on_change)
         self.sightings.on_unclean = self._chores.wake
 
@@ -167,6 +197,8 @@ class HostedDriver:
     @property
     def blocked(self) -> str | None:
         """Why the driver takes no work now; None when it does."""
+        if self._withdrawn is not None:
+            return self._withdrawn
         if self._reason is not None:
             return self._reason
         if self.description is not None and not self.description.health.usable:
@@ -184,6 +216,7 @@ class HostedDriver:
             slots=known.slots if known else 0,
             blocked=self.blocked,
             lacks={template: reason for template, (_, reason) in self._lacking.items()},
+            team_id=self.team_id,
         )
 
     @property
@@ -270,6 +303,16 @@ class HostedDriver:
         while self.state == "starting":
             await self._changed.wait()
 
+    @property
+    def elsewhere(self) -> bool:
+        """Whether the driver stands on another machine."""
+        return self._factory.elsewhere
+
+    @property
+    def team_id(self) -> str | None:
+        """The team for which alone the driver is; None for all."""
+        return self._factory.team_id
+
     def rearm(self) -> None:
         """End the quarantine of the driver, and forget its faults."""
         self._faults.clear()
@@ -286,10 +329,26 @@ class HostedDriver:
 
     # ----- its lives
 
-    async def run(self) -> None:
-        """Host the driver until cancelled; then stop it, within its time limit."""
+    async def run(self, scope: trio.CancelScope) -> None:
+        """Host the driver until cancelled, by ``scope`` or from outside; then stop it, within its time limit."""
+        try:
+            with scope:
+                await self._lives()
+        finally:
+            self.over.set()
+
+    def withdraw(self, reason: str) -> None:
+        """Let no more work come to the driver."""
+        self._withdrawn = reason
+        self._on_change()
+
+    async def _lives(self) -> None:
         failures = 0
         while True:
+            if self._factory.absent is not None:
+                await self._set("waiting", self._factory.absent)
+                await self._factory.present()
+                await self._set("starting", "it is starting")
             started = trio.current_time()
             try:
                 await self._live()
@@ -301,7 +360,8 @@ class HostedDriver:
                     failures = 0
                 else:
                     await self._set("waiting", broken.reason)
-                    await trio.sleep(_pause(failures))
+                    if not self.elsewhere:  # another machine decides itself when it comes again
+                        await trio.sleep(_pause(failures))
             await self._set("starting", "it is starting")
 
     async def _live(self) -> None:
@@ -326,7 +386,7 @@ class HostedDriver:
     def _end_of_life(self, reason: str) -> None:
         """The instance has ended by itself. Those who use it hear of it before their verbs fail."""
         log.warning("driver_gone", driver=self.name, reason=reason)
-        self._fault_count += 1
+        self._fault_count += not self.elsewhere
         self._driver = None
         self._gone = self._reason = reason
         self._on_stop(self.name, reason)
@@ -350,7 +410,7 @@ class HostedDriver:
                 broken = await self._serve(driver)
                 self._reason = broken.reason
                 return broken
-            return _Broken(self._gone or "it has gone", fault=True)
+            return _Broken(self._gone or "it has gone", fault=not self.elsewhere)
         finally:
             self._driver = None
             self.sightings.forget()
@@ -443,12 +503,11 @@ class HostedDriver:
     ) -> None:
         self.state = state
         self._reason = reason
+        self._on_change()
         changed, self._changed = self._changed, trio.Event()
         changed.set()
         if tell and state != "starting":
             await self._tell()
-        else:
-            self._on_change()
 
     async def _tell(self) -> None:
         """Append an event when the driver has become healthy, or unhealthy for a new reason."""

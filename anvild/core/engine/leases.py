@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,13 +24,16 @@ __all__ = [
     "Fate",
     "Holder",
     "active_lease",
+    "forsake",
     "grant",
     "grant_slot",
+    "lasts",
     "lease_from",
     "leave_slot",
     "release",
     "take_slot",
     "takes_slot",
+    "tell_of",
 ]
 
 _active = select(leases).where(leases.c.device_id == bindparam("device_id"), leases.c.released_at.is_(None))
@@ -126,6 +130,29 @@ def take_slot(conn: Connection, lease: LeaseInfo, slot: int) -> LeaseInfo:
 def takes_slot(lease: LeaseInfo) -> bool:
     """Whether a lease has one of its driver's slots; one whose device was put aside has a number below zero."""
     return lease.slot is not None and lease.slot >= 0
+
+
+def forsake(conn: Connection, host: str, driver: str, reason: str) -> None:
+    """End all leases on a driver's devices, and retire those. What was made to order stays to be destroyed."""
+    active = (leases.c.host == host, leases.c.driver == driver, leases.c.released_at.is_(None))
+    for row in conn.execute(select(leases).where(*active)).all():
+        release(conn, lease_from(row), Fate(unclean=True), reason)
+    there = (devices.c.host == host, devices.c.driver == driver, devices.c.status != DeviceStatus.RETIRED)
+    for row in conn.execute(select(devices).where(*there)).all():
+        values = {"status": DeviceStatus.RETIRED, "reason": reason, "unclean": row.made_to_order}
+        conn.execute(update(devices).where(devices.c.id == row.id).values(**values))
+        device_event(conn, row, "retired", reason=reason)
+        fail_wanting(conn, row.id, f"the requested device {row.name!r} is gone for good")
+
+
+def lasts(lease: LeaseInfo) -> bool:
+    """Whether a person holds a lease until they release it, whatever happens to this daemon and to the driver."""
+    return lease.run_id is None and lease.duration is not None and math.isinf(lease.duration)
+
+
+def tell_of(conn: Connection, lease: LeaseInfo, what: str, **data: Any) -> None:
+    """Append the event ``lease.WHAT``."""
+    _event(conn, lease, what, data)
 
 
 def lease_from(row: Row[Any]) -> LeaseInfo:

@@ -10,43 +10,68 @@ from sqlalchemy import Connection, select
 
 from anvild.core.errors import Conflict
 from anvild.core.ids import new_id
+from anvild.core.logging import get_logger
 from anvild.core.store import Store
 from anvild.sdk import (
     AnvilError,
+    DeadlineExceeded,
     DeviceFact,
     DeviceLost,
     DeviceRequest,
     DeviceStatus,
     NotFound,
     Session,
+    Unavailable,
     WrongState,
 )
 
 from .claims import Supply, free_slot
 from .devices import device_from, device_row, fact_of
 from .execution import GRACE_SECONDS, Release
-from .leases import Holder, active_lease, grant, grant_slot, lease_from
+from .leases import Holder, active_lease, grant, grant_slot, lasts, lease_from, tell_of
+from .persist import persist
 from .tables import leases
 from .tenure import Tenure
 from .values import Actor, Device, LeaseInfo
 
 __all__ = ["Holding", "Leases"]
 
+PAUSE_SECONDS = 1.0
+"""How long after a driver that is there did not answer it is asked again."""
+
+log = get_logger(__name__)
+
 
 class Holding:
-    """One lease of a person in this process, from its grant to its release."""
+    """One lease of a person in this process, from its grant to its release.
 
-    def __init__(self, lease: LeaseInfo, tenure: Tenure, *, make: DeviceRequest | None, release: Release) -> None:
+    ``away`` is why the driver of the device is away, None while it is there. A lease that lasts until it is released
+    waits for its driver; any other ends.
+    """
+
+    def __init__(
+        self,
+        lease: LeaseInfo,
+        tenure: Tenure,
+        *,
+        make: DeviceRequest | None,
+        store: Store,
+        release: Release,
+        away: str | None = None,
+    ) -> None:
         self.tenure = tenure
+        self.away = away
         self.ready = trio.Event()
         self.failed: AnvilError | None = None
         self.ended = trio.Event()
         self._make = make
+        self._store = store
         self._release = release
         self._over = trio.Event()
         self._reason = "released"
         self._nursery: trio.Nursery | None = None
         self._making = trio.CancelScope()
+        self._waiting = trio.CancelScope()
         self._turn = trio.Lock()
         self._moving = False
 
@@ -70,35 +95,49 @@ class Holding:
 
     def driver_gone(self, reason: str) -> None:
         """The driver is taken away from its work."""
-        self.let_go(f"driver_fault: {reason}")
+        if not lasts(self.lease) or self._nursery is None or not self.ready.is_set():
+            self.let_go(f"driver_fault: {reason}")
+        elif self.away is None and not self._over.is_set():
+            self.away = reason
+            self._nursery.start_soon(self._wait_for_driver)
 
     async def run(self) -> None:
         """Hold the lease to its end. Cancelled only when the daemon stops."""
-        async with trio.open_nursery() as nursery:
-            self._nursery = nursery
-            nursery.start_soon(self._prepare)
-            duration = self.lease.duration
-            with trio.move_on_after(float("inf") if duration is None else duration) as scope:
-                await self._over.wait()
-            if scope.cancelled_caught:
-                self._reason = "expired"
-                self._over.set()
-            # What is being made is left off before it is destroyed, or it might come to be after that.
-            self._making.cancel()
-            with trio.move_on_after(GRACE_SECONDS):
-                await self.ready.wait()
-            fate = await self.tenure.finish()
-            await self._release(self.lease, fate, self._reason)
-            nursery.cancel_scope.cancel()
+        try:
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                await self._hold(nursery)
+                nursery.cancel_scope.cancel()
+        finally:
+            self._nursery = None
         self.ended.set()
+
+    async def _hold(self, nursery: trio.Nursery) -> None:
+        nursery.start_soon(self._prepare)
+        if self.away is not None:
+            nursery.start_soon(self._wait_for_driver)
+        duration = self.lease.duration
+        with trio.move_on_after(float("inf") if duration is None else duration) as scope:
+            await self._over.wait()
+        if scope.cancelled_caught:
+            self._reason = "expired"
+            self._over.set()
+        # What is being made is left off before it is destroyed, or it might come to be after that.
+        self._making.cancel()
+        self._waiting.cancel()
+        with trio.move_on_after(GRACE_SECONDS):
+            await self.ready.wait()
+        fate = await self.tenure.finish()
+        await self._release(self.lease, fate, self._reason)
 
     @asynccontextmanager
     async def session(self) -> AsyncIterator[Session]:
-        """Open a session under this lease. Raises what the driver says, WrongState while the device is aside, and
-        Conflict once the lease has ended."""
+        """Open a session under this lease. Raises what the driver says, Unavailable while it is away, WrongState while
+        the device is aside, and Conflict once the lease has ended."""
         await self.usable()
         if self._nursery is None or self._over.is_set():
             raise Conflict("the lease has ended")
+        self._check_there()
         if self._moving or self.tenure.aside:
             raise WrongState(f"the device {self.tenure.fact.name!r} is put aside: resume it first")
         opened = await self.tenure.open(self._nursery, lambda error: self.device_lost(error.message))
@@ -118,6 +157,7 @@ class Holding:
         """Put the device aside; its sessions end. Raises as :meth:`Tenure.suspend`. Idempotent."""
         await self.usable()
         async with self._turn:
+            self._check_there()
             if self.tenure.aside:
                 return
             self._moving = True
@@ -130,8 +170,46 @@ class Holding:
         """Bring the device back from aside. Raises as :meth:`Tenure.resume`. Idempotent."""
         await self.usable()
         async with self._turn:
+            self._check_there()
             if self.tenure.aside:
                 await self.tenure.resume()
+
+    def _check_there(self) -> None:
+        if self.away is not None:
+            raise Unavailable(f"the driver of the device {self.tenure.fact.name!r} is away: {self.away}")
+
+    async def _wait_for_driver(self) -> None:
+        """Wait until the driver is back, and go on with the device if it has outlived that; else end the lease."""
+        reason = str(self.away)
+        with trio.CancelScope() as self._waiting:
+            await persist(self._store, lambda conn: tell_of(conn, self.lease, "away", reason=reason))
+            await self.tenure.close_sessions()
+            alive, reason = await self._survived()
+            if not alive:
+                self.tenure.lost = reason
+                self.let_go(DeviceLost.code)
+                return
+            self.away = None
+            await persist(self._store, lambda conn: tell_of(conn, self.lease, "back"))
+
+    async def _survived(self) -> tuple[bool, str]:
+        """Wait until the driver is back and has said whether the device runs on, and why it is thought so."""
+        hosted = self.tenure.hosted
+        while True:
+            await hosted.wait_ready()
+            try:
+                async with self._turn:
+                    alive, reason = await self.tenure.survived()
+                    if alive:
+                        await self.tenure.fit_slot()
+            except (Unavailable, DeadlineExceeded) as error:
+                log.info("lease_waits", lease=self.lease.id, reason=error.message)
+                await trio.sleep(PAUSE_SECONDS)
+            except AnvilError as error:
+                return False, error.message
+            else:
+                if not alive or hosted.blocked is None:
+                    return alive, reason
 
     async def _prepare(self) -> None:
         try:
@@ -172,8 +250,8 @@ class Leases:
         """Lease a device for ``duration`` seconds, or until it is released (None).
 
         It ends early when the device is lost. A restart of the daemon gives a lease with a duration its full duration
-        again, and ends one without; one of ``inf`` seconds lasts over restarts until it is released. Raises NotFound,
-        Conflict when somebody else holds the device or it is not ready.
+        again, and ends one without; one of ``inf`` seconds lasts over restarts, and while the driver is away, until it
+        is released. Raises NotFound, Conflict when somebody else holds the device or it is not ready.
         """
         await self._settled(device_id)
         return (await self._acquire(device_id, by, duration)).lease
@@ -245,6 +323,10 @@ class Leases:
         stays aside.
         """
         await self._holding(lease_id).resume()
+
+    def away(self, lease_id: str) -> str | None:
+        """Return why the driver of a person's device is away; None while it is there, or the lease is not held here."""
+        return next((each.away for each in self._holdings() if each.lease.id == lease_id), None)
 
     async def settled(self, device_id: str) -> None:
         """Return when it is known what became of a device over a restart."""

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import msgspec
 
-from anvild.sdk import DeviceStatus, Requirements
+from anvild.sdk import DeviceRequest, DeviceStatus, Requirements
 
 __all__ = [
     "Candidate",
@@ -25,6 +25,7 @@ __all__ = [
     "fits",
     "fits_slot",
     "lane_of",
+    "order_for",
     "why_not",
 ]
 
@@ -81,7 +82,7 @@ class FreeDevice(msgspec.Struct, frozen=True):
 
 class DriverSupply(msgspec.Struct, frozen=True):
     """A hosted driver as far as the choice needs it. ``blocked`` is why it takes no work now, None when it does;
-    ``lacks`` is why it cannot make devices of some templates, by template."""
+    ``lacks`` is why it cannot make devices of some templates, by template; ``team_id`` is for whom alone it is."""
 
     name: str
     platforms: frozenset[str]
@@ -89,6 +90,7 @@ class DriverSupply(msgspec.Struct, frozen=True):
     slots: int
     blocked: str | None
     lacks: Mapping[str, str] = {}
+    team_id: str | None = None
 
 
 class FreeSlot(msgspec.Struct, frozen=True):
@@ -131,12 +133,19 @@ def fits(demand: Demand, team_id: str, device: FreeDevice) -> bool:
     )
 
 
-def fits_slot(demand: Demand, driver: DriverSupply) -> bool:
-    """Say whether a run may have a device made by this driver."""
+def order_for(wanted: Requirements, driver: str) -> DeviceRequest | None:
+    """Return what a run asks a driver to make, if anything. A driver of another machine, ``NAME@HOST``, is asked as the
+    one of that name here."""
+    return wanted.make.get(driver) or wanted.make.get(driver.partition("@")[0])
+
+
+def fits_slot(demand: Demand, driver: DriverSupply, team_id: str) -> bool:
+    """Say whether a run of this team may have a device made by this driver."""
     wanted = demand.requirements
     return (
         demand.device_id is None
-        and driver.name in wanted.make
+        and driver.team_id in (None, team_id)
+        and order_for(wanted, driver.name) is not None
         and (not wanted.platforms or not driver.platforms.isdisjoint(wanted.platforms))
         and (not wanted.drivers or driver.name in wanted.drivers)
         and driver.capabilities.issuperset(wanted.capabilities)
@@ -145,14 +154,15 @@ def fits_slot(demand: Demand, driver: DriverSupply) -> bool:
 
 def lacking(demand: Demand, driver: DriverSupply) -> str | None:
     """Say why a driver cannot make what a run asks of it, as far as that is known; None when it may."""
-    template = demand.requirements.make[driver.name].template
-    reason = driver.lacks.get(template)
-    return None if reason is None else f"the driver {driver.name!r} cannot make {template!r}: {reason}"
+    order = order_for(demand.requirements, driver.name)
+    if order is None or order.template not in driver.lacks:
+        return None
+    return f"the driver {driver.name!r} cannot make {order.template!r}: {driver.lacks[order.template]}"
 
 
-def can_make(demand: Demand, driver: DriverSupply) -> bool:
+def can_make(demand: Demand, driver: DriverSupply, team_id: str) -> bool:
     """Say whether a driver makes devices that this run can have, whether or not it takes work now."""
-    return fits_slot(demand, driver) and driver.slots > 0 and lacking(demand, driver) is None
+    return fits_slot(demand, driver, team_id) and driver.slots > 0 and lacking(demand, driver) is None
 
 
 def choose(
@@ -200,7 +210,7 @@ def why_not(
     if demand.device_id is not None:
         return _why_not_device(demand, team_id, devices, drivers)
     fitting = [device for device in devices if not device.made_to_order and fits(demand, team_id, device)]
-    makers = [driver for driver in drivers.values() if fits_slot(demand, driver) and driver.slots]
+    makers = [driver for driver in drivers.values() if fits_slot(demand, driver, team_id) and driver.slots]
     obstacles = [_obstacle(device, team_id, drivers) for device in fitting]
     obstacles += [lacking(demand, driver) or _driver_obstacle(driver) for driver in makers]
     if any(obstacle is None for obstacle in obstacles):
@@ -219,7 +229,7 @@ def _place(lane: Lane, free: Sequence[FreeDevice], slots: Sequence[FreeSlot]) ->
     for device in free:
         if fits(lane.demand, lane.team_id, device):
             return device
-    return next((slot for slot in slots if can_make(lane.demand, slot.driver)), None)
+    return next((slot for slot in slots if can_make(lane.demand, slot.driver, lane.team_id)), None)
 
 
 def _obstacle(device: FreeDevice, team_id: str, drivers: Mapping[str, DriverSupply]) -> str | None:
@@ -269,7 +279,7 @@ def _nothing_fits(
     wanted: Requirements, team_id: str, devices: Sequence[FreeDevice], drivers: Mapping[str, DriverSupply]
 ) -> str:
     visible = [each for each in devices if not each.made_to_order and each.team_id in (None, team_id)]
-    makers = [driver for driver in drivers.values() if driver.slots and driver.name in wanted.make]
+    makers = [driver for driver in drivers.values() if driver.slots and order_for(wanted, driver.name) is not None]
     if not visible and not makers:
         return "no device is attached to the lab and no driver makes one for this run"
     offered: set[str] = set().union(*(d.capabilities for d in visible), *(d.capabilities for d in makers))

@@ -7,6 +7,7 @@ Each is settled with its driver, by these rules:
 - A run that had its verdict keeps it; only the cleaning is done again.
 - A person's lease with a duration goes on with its full duration if the device runs on. One without has ended with the
   connection that it was for.
+- A person's lease that lasts until it is released waits for a driver that does not get ready in time.
 - Before any of these leases ends, its device is cleaned, or destroyed if it was made to order. A driver that does not
   get ready in time does that when it does.
 """
@@ -20,14 +21,14 @@ from sqlalchemy import Connection, select, update
 
 from anvild.core.logging import get_logger
 from anvild.core.store import Store
-from anvild.sdk import AnvilError, DeviceFact, RecoveryState, Workload
+from anvild.sdk import AnvilError, DeviceFact, Workload
 
 from . import journal
 from .devices import device_row, fact_of
 from .execution import Release
 from .guard import Fences
 from .hosting import HostedDriver
-from .leases import Fate, lease_from, leave_slot, takes_slot
+from .leases import Fate, lasts, lease_from, leave_slot, takes_slot
 from .persist import fetch, persist
 from .states import DAEMON_RESTART, Ending
 from .tables import attempts, leases
@@ -39,9 +40,6 @@ __all__ = ["Recoverer"]
 PATIENCE_SECONDS = 20.0
 """How long a driver may take to get ready before what it held is settled without it."""
 
-SIGHT_SECONDS = 10.0
-"""How long a found device may take to be seen again."""
-
 RESTARTED = Ending(
     state=RunState.FAILED, code=DAEMON_RESTART, reason="the daemon was restarted", began=True, retry=True
 )
@@ -51,7 +49,8 @@ log = get_logger(__name__)
 
 class Recoverer:
     """Settles the leases that earlier incarnations left. ``adopt`` goes on with an attempt, ``hold`` with a person's
-    lease. ``settling`` tells others which devices are not settled yet, with an event each."""
+    lease, told why its driver is away if it is. ``settling`` tells others which devices are not settled yet, with an
+    event each."""
 
     def __init__(
         self,
@@ -64,7 +63,7 @@ class Recoverer:
         fences: Fences,
         release: Release,
         adopt: Callable[[LeaseInfo], None],
-        hold: Callable[[LeaseInfo, Tenure], None],
+        hold: Callable[[Tenure, str | None], None],
         settling: dict[str, trio.Event],
     ) -> None:
         self._store = store
@@ -99,12 +98,17 @@ class Recoverer:
 
     async def _settle(self, lease: LeaseInfo) -> None:
         hosted = self._drivers.get(lease.driver)
-        if hosted is None or not await self._ready(hosted):
+        fact = await fetch(self._store, lambda conn: fact_of(device_row(conn, lease.device_id)))
+        ready = hosted is not None and await self._ready(hosted)
+        if hosted is not None and not ready and lasts(lease) and fact.handle is not None:
+            tenure = Tenure(hosted, lease, fact, store=self._store, fences=self._fences)
+            await self._go_on_holding(tenure, away=hosted.blocked or "its driver is away")
+            return
+        if hosted is None or not ready:
             log.warning("recovery_without_driver", driver=lease.driver, lease=lease.id)
             await self._end_attempt(lease)
             await self._release(lease, Fate(unclean=True), DAEMON_RESTART)
             return
-        fact = await fetch(self._store, lambda conn: fact_of(device_row(conn, lease.device_id)))
         tenure = Tenure(hosted, lease, fact, store=self._store, fences=self._fences)
         alive, reason = await self._ask(tenure)
         log.info("recovery", lease=lease.id, run=lease.run_id, alive=alive, reason=reason)
@@ -113,8 +117,7 @@ class Recoverer:
                 self._adopt(lease)
                 return
         elif alive and lease.duration is not None:
-            tenure.lease = await persist(self._store, lambda conn: self._take_holding(conn, lease, aside=tenure.aside))
-            self._hold(tenure.lease, tenure)
+            await self._go_on_holding(tenure)
             return
         await self._end_attempt(lease)
         if not alive:
@@ -129,23 +132,10 @@ class Recoverer:
 
     async def _ask(self, tenure: Tenure) -> tuple[bool, str]:
         """Whether the device runs on, and why it is thought so."""
-        if tenure.fact.handle is None:
-            if tenure.made_to_order:
-                return False, "it was not finished when the daemon ended"
-            with trio.move_on_after(SIGHT_SECONDS):
-                await tenure.hosted.sightings.wait_present(tenure.fact.identity)
-                return True, "its driver sees it"
-            return False, "its driver does not see it"
         try:
-            answer = await tenure.hosted.recover(tenure.fact.handle)
+            return await tenure.survived()
         except AnvilError as error:
             return False, error.message
-        if answer.state is not RecoveryState.RUNNING:
-            return False, answer.reason
-        if answer.device is not None and answer.device.identity == tenure.fact.identity:
-            tenure.fact = answer.device
-            await tenure.write_fact()
-        return True, answer.reason
 
     async def _take_over(self, lease: LeaseInfo, fact: DeviceFact) -> bool:
         """Make the attempt one of this incarnation, if it can go on."""
@@ -174,6 +164,11 @@ class Recoverer:
             return True
 
         return await persist(self._store, job)
+
+    async def _go_on_holding(self, tenure: Tenure, *, away: str | None = None) -> None:
+        lease = tenure.lease
+        tenure.lease = await persist(self._store, lambda conn: self._take_holding(conn, lease, aside=tenure.aside))
+        self._hold(tenure, away)
 
     def _take_holding(self, conn: Connection, lease: LeaseInfo, *, aside: bool) -> LeaseInfo:
         """Make a person's lease one of this incarnation. A device that is aside has no slot, whatever the end of the

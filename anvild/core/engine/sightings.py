@@ -54,13 +54,17 @@ class _Report(msgspec.Struct, eq=False):
 
 
 class Sightings:
-    """The devices that one driver sees. ``present`` maps the identity of each usable one to its id."""
+    """The devices that one driver sees; those that are new belong to ``team_id``, or to all.
+
+    ``present`` maps the identity of each usable one to its id.
+    """
 
     def __init__(
         self,
         driver: str,
         *,
         host: str,
+        team_id: str | None = None,
         store: Store,
         fault: Callable[[str, BaseException], DriverFault],
         on_change: Callable[[], None],
@@ -70,6 +74,7 @@ class Sightings:
         self.on_unclean: Callable[[], None] = lambda: None
         self._driver = driver
         self._host = host
+        self._team_id = team_id
         self._store = store
         self._fault = fault
         self._on_change = on_change
@@ -130,7 +135,7 @@ class Sightings:
                     each.taken.set()
 
     async def _write(self, sightings: Sequence[Sighting]) -> None:
-        seen = await persist(self._store, lambda conn: record(conn, self._host, self._driver, sightings))
+        seen = await persist(self._store, lambda conn: record(conn, self._host, self._driver, sightings, self._team_id))
         for sighting in sightings:
             if sighting.kind == "seen":
                 self._known[sighting.device.identity] = sighting.device

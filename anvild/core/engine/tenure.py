@@ -21,6 +21,8 @@ from anvild.sdk import (
     DeviceStatus,
     InvalidArgument,
     Lease,
+    RecoveryState,
+    ResourceExhausted,
     Session,
     Suspend,
     Unavailable,
@@ -31,7 +33,7 @@ from .claims import free_slot
 from .devices import device_event, device_row, facts_of
 from .guard import Fences, Guard, guarded
 from .hosting import HostedDriver
-from .leases import Fate, leave_slot, take_slot
+from .leases import Fate, leave_slot, take_slot, takes_slot
 from .persist import persist
 from .tables import devices
 from .values import LeaseInfo
@@ -43,6 +45,9 @@ OPEN_SECONDS = 60.0
 CLOSE_SECONDS = 30.0
 SUSPEND_SECONDS = 120.0
 RESUME_SECONDS = 120.0
+
+SIGHT_SECONDS = 10.0
+"""How long a found device may take to be seen again."""
 
 log = get_logger(__name__)
 
@@ -162,11 +167,9 @@ class Tenure:
         Raises CapabilityMissing, Unavailable, and what the driver says; then the device goes on, without sessions.
         """
         suspend = self.hosted.require(Suspend).suspend
-        for opened in list(self._open):
-            await opened.close()
+        await self.close_sessions()
         await self._moved("suspend", SUSPEND_SECONDS, suspend)
-        self.lease = await persist(self._store, lambda conn: leave_slot(conn, self.lease))
-        self.hosted.slots_used -= 1
+        await self._leave_slot()
 
     async def resume(self) -> None:
         """Take a slot and bring the device back from aside.
@@ -175,18 +178,64 @@ class Tenure:
         the device stays aside.
         """
         resume = self.hosted.require(Suspend).resume
+        await self._take_slot()
+        try:
+            await self._moved("resume", RESUME_SECONDS, resume)
+        except AnvilError:
+            await self._leave_slot()
+            raise
+
+    async def survived(self) -> tuple[bool, str]:
+        """Ask the driver, which was away, whether the device runs on, and return that with the reason for thinking so.
+
+        Raises Unavailable when the driver is away again, and what else it says.
+        """
+        if self.fact.handle is None:
+            if self.made_to_order:
+                return False, "it was not finished when the daemon ended"
+            with trio.move_on_after(SIGHT_SECONDS):
+                await self.hosted.sightings.wait_present(self.fact.identity)
+                return True, "its driver sees it"
+            return False, "its driver does not see it"
+        answer = await self.hosted.recover(self.fact.handle)
+        if answer.state is not RecoveryState.RUNNING:
+            return False, answer.reason
+        if answer.device is not None and answer.device.identity == self.fact.identity:
+            self.fact = answer.device
+            await self.write_fact()
+        return True, answer.reason
+
+    async def fit_slot(self) -> None:
+        """Have a slot, or none, as it fits a device that has outlived the absence of its driver: what the driver was
+        doing with it then may have been done all the same.
+
+        A device that came back from aside, and for which no slot is free now, is put aside again. Raises what the
+        driver says.
+        """
+        if self.aside and takes_slot(self.lease):
+            await self._leave_slot()
+        elif self.made_to_order and not self.aside and not takes_slot(self.lease):
+            try:
+                await self._take_slot()
+            except ResourceExhausted:
+                await self._moved("suspend", SUSPEND_SECONDS, self.hosted.require(Suspend).suspend)
+
+    async def close_sessions(self) -> None:
+        """End all sessions."""
+        for opened in list(self._open):
+            await opened.close()
+
+    async def _take_slot(self) -> None:
         slots = self.hosted.description.slots if self.hosted.description is not None else 0
         host, driver = self.lease.host, self.lease.driver
         self.lease = await self._store.write(
             lambda conn: take_slot(conn, self.lease, free_slot(conn, host, driver, slots))
         )
         self.hosted.slots_used += 1
-        try:
-            await self._moved("resume", RESUME_SECONDS, resume)
-        except AnvilError:
-            self.lease = await persist(self._store, lambda conn: leave_slot(conn, self.lease))
-            self.hosted.slots_used -= 1
-            raise
+
+    async def _leave_slot(self) -> None:
+        self.lease = await persist(self._store, lambda conn: leave_slot(conn, self.lease))
+        self.hosted.slots_used -= 1
 
     async def _moved(self, what: str, limit: float, verb: Callable[[str], Awaitable[DeviceFact]]) -> None:
         told = await self.hosted.call(what, limit, verb, self.fact.identity)

@@ -47,7 +47,7 @@ def why_waiting(conn: Connection, run_id: str, supply: Supply) -> str | None:
     ahead = select(func.count()).select_from(runs).where(queued, runs.c.lane == row.lane, runs.c.number < row.number)
     place = 1 + conn.execute(ahead).scalar_one()
     fitting = sum(1 for device in known if not device.made_to_order and fits(demand, row.team_id, device))
-    slots = sum(driver.slots for driver in supply.drivers.values() if can_make(demand, driver))
+    slots = sum(driver.slots for driver in supply.drivers.values() if can_make(demand, driver, row.team_id))
     parts = [f"{fitting} fitting device{'s' if fitting > 1 else ''}"] if fitting else []
     parts += [f"{slots} slot{'s' if slots > 1 else ''} for devices made to order"] if slots else []
     return f"{_ordinal(place)} of its kind in the queue; {' and '.join(parts)}, none free for it yet"

@@ -78,10 +78,10 @@ def test_who_fits_where() -> None:
     assert not fits(Demand(None, Requirements(drivers=("other",))), "a", own)
     assert not fits(Demand(None, Requirements(capabilities=("power",))), "a", own)
     maker = driver("maker", slots=1)
-    assert fits_slot(Demand(None, Requirements(make=MAKE, capabilities=("exec",))), maker)
-    assert not fits_slot(Demand("x", Requirements(make=MAKE)), maker)
-    assert not fits_slot(Demand(None, Requirements()), maker)
-    assert not fits_slot(Demand(None, Requirements(make=MAKE, platforms=("q",))), maker)
+    assert fits_slot(Demand(None, Requirements(make=MAKE, capabilities=("exec",))), maker, "a")
+    assert not fits_slot(Demand("x", Requirements(make=MAKE)), maker, "a")
+    assert not fits_slot(Demand(None, Requirements()), maker, "a")
+    assert not fits_slot(Demand(None, Requirements(make=MAKE, platforms=("q",))), maker, "a")
 
 
 def test_reasons_are_sentences() -> None:
@@ -109,9 +109,9 @@ def test_a_driver_that_lacks_the_template_is_passed_over() -> None:
     assert why_not(demand, "a", [], {"maker": bare, "other": stocked}) is None
     (pick,) = choose([lane("a", [1, 2], demand=demand)], [], [FreeSlot(bare, 0), FreeSlot(stocked, 0)], {}, 100)
     assert pick.place == FreeSlot(stocked, 0)
-    assert not can_make(demand, bare)
+    assert not can_make(demand, bare, "a")
     built = Demand(None, Requirements(make={"maker": msgspec.structs.replace(MAKE["maker"], template="built")}))
-    assert can_make(built, bare)
+    assert can_make(built, bare, "a")
     assert lane_of("a", 0, built) != lane_of("a", 0, Demand(None, Requirements(make=MAKE)))
 
 
