@@ -148,6 +148,12 @@ async def test_templates_of_the_same_name_are_told_apart_by_their_team(
     assert [each["name"] for each in await api("GET", "/v1/snapshots", 200)] == ["host"]
     await admin("DELETE", f"{TEMPLATES}/{{name}}", 204, values=at)
     assert [each["name"] for each in await stranger("GET", "/v1/snapshots", 200)] == ["host"]
+    log = await stranger("GET", "/v1/audit-logs", 200, params={"resource_type": "sandbox,snapshot"})
+    assert [(each["action"], each["resource_id"], each["actor_type"]) for each in log["entries"]] == [
+        ("delete", "ours", "user"),
+        ("create", "ours", "user"),
+        ("create", other["id"], "user"),
+    ]
     log = await admin("GET", LOG, 200, params={"resource_type": "template"})
     assert [(each["action"], each["resource_id"]) for each in log["entries"]] == [("delete", "ours")] * 2
 
