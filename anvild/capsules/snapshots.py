@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import secrets
 
 import trio
@@ -22,14 +21,12 @@ from anvild.sdk import Template as Made
 from .errors import NameReserved, TemplateNameTaken
 from .life import Capsules
 from .tables import templates
-from .templates import MEGABYTE, REMOVE_SECONDS, Templates, own_template
+from .templates import MEGABYTE, NAME, REMOVE_SECONDS, Templates, own_template
 from .values import PLATFORM, Capsule, Template
 
 __all__ = ["SNAPSHOT_SECONDS", "Snapshots", "check_name", "tell"]
 
 SNAPSHOT_SECONDS = 300.0
-
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 log = get_logger(__name__)
 
@@ -185,7 +182,7 @@ class Snapshots:
 
 def check_name(name: str) -> None:
     """Raise InvalidRequest for what is no name of a template."""
-    if not _NAME.fullmatch(name):
+    if not NAME.fullmatch(name):
         expected = "up to 64 letters, digits, dots, underscores and dashes, a letter or digit first"
         raise InvalidRequest("a template cannot be called this", (FieldProblem("body.name", expected),))
 

@@ -19,7 +19,7 @@ from anvild.sdk import Template as Made
 from .tables import templates
 from .values import PLATFORM, Template
 
-__all__ = ["MEGABYTE", "REMOVE_SECONDS", "Templates", "own_template"]
+__all__ = ["MEGABYTE", "NAME", "REMOVE_SECONDS", "Templates", "own_template"]
 
 MEGABYTE = 2**20
 LISTING_SECONDS = 60.0
@@ -27,6 +27,8 @@ REMOVE_SECONDS = 60.0
 USABLE = (HealthState.HEALTHY, HealthState.DEGRADED)
 
 log = get_logger(__name__)
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 _OURS = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 """The references of the templates that were made here are ids: whatever else a driver has is its own, and for all."""
@@ -42,6 +44,8 @@ class Templates:
     async def get(self, name: str, team_id: str) -> Template:
         """Return a template that a team sees. Raises NotFound, and Unavailable while a driver that may have it is not
         ready."""
+        if not NAME.fullmatch(name):
+            raise NotFound(f"there is no template {name!r}: no template can be called this")
         for owner in dict.fromkeys((team_id, PLATFORM)):
             own = await self._own(owner, name)
             if own:

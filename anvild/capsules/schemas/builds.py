@@ -22,7 +22,7 @@ class CreateBuildRequest(msgspec.Struct):
     base_template: str = "minimal"
     healthcheck: Line | UnsetType | None = UNSET
     vcpus: int | UnsetType | None = UNSET
-    memory_mb: int | UnsetType | None = UNSET
+    memory_mb: Annotated[int, Meta(le=2**20)] | UnsetType | None = UNSET
     skip_pre_post: bool = False
 
 

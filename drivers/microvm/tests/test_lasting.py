@@ -170,6 +170,24 @@ async def test_forks_of_forks(driver: MicrovmDriver, shell: Shell, ask: Ask) -> 
         await driver.remove_template("minimal")
 
 
+async def test_a_template_of_the_disk_alone(driver: MicrovmDriver, shell: Shell, ask: Ask) -> None:
+    fact = await driver.create(ask("first", environment={"WORD": "said"}, user="user"))
+    await shell(fact, "cd; pwd > where; head -c 5000000 /dev/urandom > noise; echo gone > /dev/shm/memory")
+    hashes = await shell(fact, "cd; sha256sum where noise")
+    made = await driver.snapshot("first", "disk", memory=False)
+    assert (made.warm, made.fixed) == (False, False)
+    await shell(fact, "cd; rm noise; cat /dev/shm/memory")
+    await driver.suspend("first")
+    with pytest.raises(WrongState, match="resume it first"):
+        await driver.snapshot("first", "none", memory=False)
+    await driver.destroy("first")
+    other = await driver.create(ask("other", "disk", memory=384 * 2**20))
+    look = "cd; sha256sum where noise; cat where; echo $USER $WORD; test ! -e /dev/shm/memory"
+    assert await shell(other, look) == f"{hashes}/home/user\nuser said\n"
+    with pytest.raises(NotFound):
+        await driver.remove_template("none")
+
+
 async def test_a_template_of_another_machine_is_refused_in_words(
     driver: MicrovmDriver, shell: Shell, ask: Ask, logged: list[tuple[str, str, object]]
 ) -> None:
