@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import aclosing
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from urllib.parse import SplitResult, urlsplit
 
@@ -129,10 +130,11 @@ class GuardedOutbound(Outbound):
         try:
             async with pool, pool.stream(method, target.geturl(), headers=list(sent.items()), content=content) as reply:
                 body = b""
-                async for part in reply.aiter_stream():
-                    body += part
-                    if len(body) >= BODY:
-                        break
+                async with aclosing(reply.aiter_stream()) as parts:
+                    async for part in parts:
+                        body += part
+                        if len(body) >= BODY:
+                            break
                 names = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in reply.headers}
                 return Reply(status=reply.status, headers=names, body=body[:BODY])
         except (httpcore2.NetworkError, httpcore2.ProtocolError, httpcore2.TimeoutException, OSError) as error:
