@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from anvild.sdk.processes import ProcessIdentity
 from anvild_microvm import accelerator
 from anvild_microvm.accelerator import Probe, choose_accelerator, judge, obstacle
 from anvild_microvm.files import allocated, copy_sparse, link, new_sparse, remove_tree, scratch, write_atomic
+from anvild_microvm.measure import private_memory
 from anvild_microvm.process import (
     Account,
     Hypervisor,
@@ -197,3 +199,14 @@ async def test_a_scratch_folder_vanishes_even_when_cancelled(tmp_path: Path) -> 
             await trio.sleep_forever()
     assert list(tmp_path.iterdir()) == []
     remove_tree(tmp_path / "missing")
+
+
+# what guests use
+
+
+def test_memory_that_is_shared_with_no_other_process_is_counted() -> None:
+    with mmap.mmap(-1, 2**24, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as memory:
+        before = private_memory(os.getpid())
+        for page in range(0, 2**24, mmap.PAGESIZE):
+            memory[page] = 1
+        assert private_memory(os.getpid()) - before > 2**23
