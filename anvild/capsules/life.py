@@ -29,6 +29,7 @@ from anvild.sdk import (
     Event,
     NetworkPolicy,
     NotFound,
+    ResourceExhausted,
     Session,
     Suspend,
     Unavailable,
@@ -54,6 +55,9 @@ SHORTEST_TIMEOUT = 60
 PATIENCE_SECONDS = 1.0
 NOTE_EVERY = timedelta(seconds=5)
 """How exactly it is written when a capsule was last used."""
+
+HOST_FAILURE = "host_failure"
+"""The reason of a capsule that is missing."""
 
 log = get_logger(__name__)
 
@@ -83,6 +87,7 @@ class Capsules:
         self._nursery: trio.Nursery | None = None
         self._live: dict[str, Live] = {}
         self._leases: dict[str, str] = {}
+        self._looking = trio.Lock()
 
     async def run(self) -> None:
         """Take up what an earlier daemon has left, and look after all capsules until cancelled."""
@@ -102,13 +107,27 @@ class Capsules:
     # ----- what people ask
 
     async def create(self, team_id: str, order: Order, by: Actor) -> Capsule:
-        """Begin to make a capsule, and return it as it begins.
+        """Begin to make a capsule at the best place that takes it, and return it as it begins.
 
         Raises NotFound for an unknown template, InvalidRequest for a size or network that cannot be, ResourceExhausted
         when no slot is free, CapabilityMissing for what its driver cannot do, Unavailable.
         """
         nursery = self._running()
-        template = await self._templates.get(order.template, team_id)
+        refusal: AnvilError | None = None
+        for template in await self._templates.places(order.template, team_id):
+            try:
+                capsule, holding = await self._begin(team_id, order, template, by)
+            except (ResourceExhausted, CapabilityMissing, Unavailable) as error:
+                refusal = refusal or error
+                continue
+            self._leases[capsule.lease_id] = capsule.id
+            nursery.start_soon(self._finish_making, capsule, holding, by)
+            return capsule
+        assert refusal is not None
+        raise refusal
+
+    async def _begin(self, team_id: str, order: Order, template: Template, by: Actor) -> tuple[Capsule, Holding]:
+        """Take a slot for a capsule in one place. Raises as :meth:`create`."""
         timeout = max(order.timeout_sec, SHORTEST_TIMEOUT) if order.timeout_sec else 0
         if timeout:
             self._check_pausable(template.driver)
@@ -148,10 +167,7 @@ class Capsules:
             )
         except Conflict as error:
             raise Unavailable(error.message) from None
-        (capsule,) = made
-        self._leases[capsule.lease_id] = capsule.id
-        nursery.start_soon(self._finish_making, capsule, holding, by)
-        return capsule
+        return made[0], holding
 
     async def list(self, team_id: str | None) -> Sequence[Capsule]:
         """Return the capsules of a team that have not ended, newest first."""
@@ -187,9 +203,11 @@ class Capsules:
         return self._as_used(capsule)
 
     async def resume(self, team_id: str, capsule_id: str, by: Actor) -> Capsule:
-        """Begin to bring a paused capsule back. Raises NotFound, InvalidState."""
+        """Begin to bring a paused capsule back. Raises NotFound, InvalidState, Unavailable while its host is away."""
         nursery = self._running()
         capsule = await self._book.get(capsule_id, team_id)
+        if capsule.status == "paused" and self._is_away(capsule):
+            raise Unavailable("the host of the capsule is away")
         capsule = await self._book.begin(capsule, ["paused"], "resuming")
         nursery.start_soon(self._resume, capsule, by)
         return capsule
@@ -259,7 +277,7 @@ class Capsules:
             capsule.id, [capsule.status], "running", action=action, by=by, last_active_at=now, **values
         )
         if moved is not None:
-            self._go_live(moved)
+            await self._go_on(moved)
 
     async def _suspend(self, capsule: Capsule, by: Actor, reason: str | None) -> None:
         await self._metrics.end(capsule.id)
@@ -270,7 +288,7 @@ class Capsules:
                 capsule.id, ["pausing"], "running", action="pause", by=by, reason=error.message, failed=True
             )
             if moved is not None:
-                self._go_live(moved)
+                await self._go_on(moved)
         else:
             await self._book.settle(capsule.id, ["pausing"], "paused", action="pause", by=by, reason=reason)
 
@@ -322,10 +340,13 @@ class Capsules:
             await self._lost(capsule.id, "it has not outlived a restart of the daemon")
         elif (await self._engine.devices.get(capsule.device_id)).status is DeviceStatus.OFFLINE:
             await self._book.settle(capsule.id, [capsule.status], "paused")
+        elif self._is_away(capsule):
+            await self._book.settle(capsule.id, [capsule.status], "missing", reason=HOST_FAILURE)
+            await self._look_for(capsule.id, capsule.lease_id)  # its host may have come back meanwhile
         else:
             moved = await self._book.settle(capsule.id, [capsule.status], "running")
             if moved is not None:
-                self._go_live(moved)
+                await self._go_on(moved)
 
     async def _end_orphans(self) -> None:
         """End the capsules of teams that have been deleted."""
@@ -336,17 +357,48 @@ class Capsules:
                 log.warning("capsule_left", capsule=capsule.id, reason=error.message)  # the next start looks again
 
     def _hear(self, events: Sequence[Event]) -> None:
-        """Take note of leases that have ended, whoever ended them, and of teams that were deleted."""
+        """Take note of leases that have ended, whoever ended them, of machines that have gone or come back, and of
+        teams that were deleted."""
         for event in events:
             if self._nursery is None:
                 return
             if event.kind == "team.deleted":
                 self._nursery.start_soon(self._end_orphans)
-            elif event.kind == "lease.released":
-                capsule_id = self._leases.get(event.subject_id)
-                if capsule_id is not None:
-                    reason = str(event.data.get("reason"))
-                    self._nursery.start_soon(self._lost, capsule_id, f"its machine has gone: {reason}")
+                continue
+            capsule_id = self._leases.get(event.subject_id) if event.subject_type == "lease" else None
+            if capsule_id is None:
+                continue
+            if event.kind == "lease.released":
+                reason = str(event.data.get("reason"))
+                self._nursery.start_soon(self._lost, capsule_id, f"its machine has gone: {reason}")
+            elif event.kind in ("lease.away", "lease.back"):
+                self._nursery.start_soon(self._look_for, capsule_id, event.subject_id)
+
+    async def _go_on(self, capsule: Capsule) -> None:
+        """A capsule runs, unless its host has gone just then."""
+        self._go_live(capsule)
+        if self._is_away(capsule):
+            await self._look_for(capsule.id, capsule.lease_id)
+
+    async def _look_for(self, capsule_id: str, lease_id: str) -> None:
+        """Take a running capsule whose host is away to ``missing``, and one that was missing back.
+
+        What counts is how it is now and not what was told: one look after the last change is enough.
+        """
+        async with self._looking:
+            leases = self._engine.leases
+            with suppress(NotFound):  # its lease has ended, and that is told of
+                if leases.away(lease_id) is not None:
+                    await self._book.settle(capsule_id, ["running"], "missing", reason=HOST_FAILURE)
+                    self._close(capsule_id)
+                    await self._metrics.end(capsule_id)
+                elif leases.aside(lease_id):
+                    await self._book.settle(capsule_id, ["missing"], "paused")
+                else:
+                    now = utcnow()
+                    moved = await self._book.settle(capsule_id, ["missing"], "running", last_active_at=now)
+                    if moved is not None:
+                        self._go_live(moved)
 
     async def _lost(self, capsule_id: str, reason: str) -> None:
         """End what has gone by itself. What is being made or ended tells of that itself."""
@@ -371,9 +423,17 @@ class Capsules:
     async def _live_of(self, team_id: str | None, capsule_id: str) -> Live:
         self._running()
         capsule = await self._book.get(capsule_id, team_id)
+        if capsule.status == "missing":
+            raise Unavailable("the host of the capsule is away")
         if capsule.status != "running":
             raise InvalidState(f"the capsule is {capsule.status}; this needs one that is running")
         return self._go_live(capsule)
+
+    def _is_away(self, capsule: Capsule) -> bool:
+        try:
+            return self._engine.leases.away(capsule.lease_id) is not None
+        except NotFound:
+            return False
 
     def _go_live(self, capsule: Capsule) -> Live:
         live = self._live.get(capsule.id)

@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
+import trio
 from sqlalchemy import Row, delete, select
 
 from anvild.core.engine import DriverInfo, Engine
 from anvild.core.engine.persist import persist
+from anvild.core.identity.tables import teams
 from anvild.core.logging import get_logger
 from anvild.core.store import Store
 from anvild.sdk import AnvilError, HealthState, NotFound, Snapshot, Suspend, Unavailable
@@ -23,6 +25,9 @@ __all__ = ["MEGABYTE", "NAME", "REMOVE_SECONDS", "Templates", "own_template"]
 
 MEGABYTE = 2**20
 LISTING_SECONDS = 60.0
+FAR_SECONDS = 5.0
+"""How long a driver may take to list its templates, here and on another machine, which may have gone just now."""
+
 REMOVE_SECONDS = 60.0
 USABLE = (HealthState.HEALTHY, HealthState.DEGRADED)
 
@@ -44,17 +49,28 @@ class Templates:
     async def get(self, name: str, team_id: str) -> Template:
         """Return a template that a team sees. Raises NotFound, and Unavailable while a driver that may have it is not
         ready."""
+        return (await self.places(name, team_id))[0]
+
+    async def places(self, name: str, team_id: str) -> Sequence[Template]:
+        """Return a template that a team sees once for each driver that has it, the best place for a capsule first.
+
+        Raises as :meth:`get`.
+        """
         if not NAME.fullmatch(name):
             raise NotFound(f"there is no template {name!r}: no template can be called this")
-        for owner in dict.fromkeys((team_id, PLATFORM)):
-            own = await self._own(owner, name)
-            if own:
-                return own[0]
-        found, away = await self._shared()
-        for template in found:
-            if template.name == name:
-                return template
-        known = ", ".join(sorted({template.name for template in found})) or "none"
+        own = await self._own(team_id, name)
+        if own:
+            return own[:1]
+        infos = await self._open_to(team_id)
+        drivers = {info.name for info in infos}
+        built = [each for each in await self._own(PLATFORM, name) if each.driver in drivers]
+        if built:
+            return built[:1]
+        listed, away = await self._listed(infos)
+        found = [template for template in listed if template.name == name]
+        if found:
+            return found
+        known = ", ".join(sorted({template.name for template in listed})) or "none"
         message = f"there is no template {name!r}; all teams see: {known}"
         if away:
             raise Unavailable(f"{message}; not ready: {', '.join(away)}")
@@ -62,7 +78,7 @@ class Templates:
 
     async def list(self, team_id: str | None) -> list[Template]:
         """Return what a team sees: its own, newest first, then what all see. Those of all teams where that is None."""
-        shared, _ = await self._shared()
+        shared = await self._shared(team_id)
         owners = (None,) if team_id is None else dict.fromkeys((team_id, PLATFORM))
         found = [each for owner in owners for each in await self._own(owner)]
         return [*found, *shared]
@@ -77,7 +93,7 @@ class Templates:
 
     async def of_driver(self, name: str) -> Template | None:
         """Return the driver's own template of this name, if there is one."""
-        shared, _ = await self._shared()
+        shared = await self._shared(None)
         return next((template for template in shared if template.name == name), None)
 
     async def discard(self, template: Template) -> None:
@@ -103,22 +119,60 @@ class Templates:
             query = query.where(templates.c.name == name)
         return await self._store.read(lambda conn: [own_template(row) for row in conn.execute(query)])
 
-    async def _shared(self) -> tuple[Sequence[Template], Sequence[str]]:
-        """Return what all teams see, drivers that can put capsules aside first, and which drivers are not ready."""
+    async def _shared(self, team_id: str | None) -> Sequence[Template]:
+        """Return the drivers' own templates that a team may use, or any (None): one of each name, at its best place."""
+        listed, _ = await self._listed(await self._open_to(team_id))
+        best: dict[str, Template] = {}
+        for template in listed:
+            best.setdefault(template.name, template)
+        return list(best.values())
+
+    async def _open_to(self, team_id: str | None) -> Sequence[DriverInfo]:
+        """Return the drivers that a team may use, or all (None), the best for a capsule first: those that can put it
+        aside, then those of this machine, then those with the most room.
+
+        A team that brings its own hosts uses those, and the others all that are nobody's own.
+        """
         await self._engine.drivers_started()
-        found: list[Template] = []
-        away: list[str] = []
-        for info in sorted(self._engine.drivers(), key=lambda info: Suspend.capability not in info.capabilities):
-            if info.slots and info.health in USABLE:
-                names = {template.name for template in found}
-                found += [template for template in await self._of(info) if template.name not in names]
-            elif info.health in (HealthState.UNHEALTHY, *USABLE) and info.state != "running":
-                away.append(f"{info.name} ({info.reason})")
-        return found, away
+        infos = self._engine.drivers()
+        if team_id is not None:
+            query = select(teams.c.byoc).where(teams.c.id == team_id)
+            byoc = await self._store.read(lambda conn: conn.execute(query).scalar_one_or_none())
+            infos = [info for info in infos if info.team_id == (team_id if byoc else None)]
+        return sorted(
+            infos,
+            key=lambda info: (
+                Suspend.capability not in info.capabilities,
+                info.elsewhere,
+                info.slots_used - info.slots if info.elsewhere else 0,
+                info.name,
+            ),
+        )
+
+    async def _listed(self, infos: Sequence[DriverInfo]) -> tuple[Sequence[Template], Sequence[str]]:
+        """Return the drivers' own templates in the order of the drivers, and which drivers are not ready."""
+        found: dict[str, Sequence[Template]] = {}
+        away: dict[str, str] = {}
+
+        async def ask(info: DriverInfo) -> None:
+            try:
+                found[info.name] = await self._of(info)
+            except AnvilError as error:
+                away[info.name] = error.message
+
+        async with trio.open_nursery() as nursery:
+            for info in infos:
+                if info.slots and info.health in USABLE:
+                    nursery.start_soon(ask, info)
+                elif info.health in (HealthState.UNHEALTHY, *USABLE) and info.state != "running":
+                    away[info.name] = info.reason
+        told = [f"{info.name} ({away[info.name]})" for info in infos if info.name in away]
+        return [template for info in infos for template in found.get(info.name, ())], told
 
     async def _of(self, info: DriverInfo) -> Sequence[Template]:
         hosted = self._engine.driver(info.name)
-        listed = await hosted.call("templates", LISTING_SECONDS, hosted.provision.templates)
+        seconds = FAR_SECONDS if info.elsewhere else LISTING_SECONDS
+        listed = await hosted.call("templates", seconds, hosted.provision.templates)
         return [_shared_template(info.name, made) for made in listed if not _OURS.fullmatch(made.name)]
 
 

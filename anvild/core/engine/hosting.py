@@ -237,6 +237,8 @@ class HostedDriver:
             devices=len(self.sightings.present),
             faults=self._fault_count,
             facts={**(known.facts if known else {}), **self._factory.facts(), **self._held_back()},
+            elsewhere=self.elsewhere,
+            team_id=self.team_id,
         )
 
     @property

@@ -325,8 +325,13 @@ class Leases:
         await self._holding(lease_id).resume()
 
     def away(self, lease_id: str) -> str | None:
-        """Return why the driver of a person's device is away; None while it is there, or the lease is not held here."""
-        return next((each.away for each in self._holdings() if each.lease.id == lease_id), None)
+        """Return why the driver of a person's device is away; None while it is there. Raises NotFound when the lease is
+        not held here."""
+        return self._holding(lease_id).away
+
+    def aside(self, lease_id: str) -> bool:
+        """Say whether a person's device is aside. Raises NotFound when the lease is not held here."""
+        return self._holding(lease_id).tenure.aside
 
     async def settled(self, device_id: str) -> None:
         """Return when it is known what became of a device over a restart."""

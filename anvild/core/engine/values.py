@@ -181,7 +181,8 @@ class LeaseInfo(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DriverInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """A hosted driver. ``state`` is starting, running, waiting (for its next try) or quarantined."""
+    """A hosted driver. ``state`` is starting, running, waiting (for its next try) or quarantined; ``elsewhere`` says
+    that it stands on another machine, and ``team_id`` for which team alone it is."""
 
     name: str
     version: str
@@ -195,6 +196,8 @@ class DriverInfo(msgspec.Struct, frozen=True, kw_only=True):
     devices: int
     faults: int
     facts: dict[str, str]
+    elsewhere: bool = False
+    team_id: str | None = None
 
 
 class EngineStatistics(msgspec.Struct, frozen=True, kw_only=True):
