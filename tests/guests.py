@@ -31,21 +31,32 @@ enabled = false
 MakeGuestDaemon = Callable[..., Daemon]
 
 
+def skip_without_guests() -> None:
+    """Skip the test where no guests can be made."""
+    missing = [tool for tool in TOOLS if shutil.which(tool) is None]
+    if sys.platform != "linux" or missing:
+        packages = "apt-get install qemu-system-x86 qemu-utils mmdebstrap busybox-static e2fsprogs lz4"
+        pytest.skip(f"guests need Linux and: {packages} (missing here: {', '.join(missing) or 'Linux'})")
+
+
+def lend_images(data_dir: Path, cache: str = "") -> None:
+    """Let a data directory share the cache of images with the tests of the driver, or a part of it."""
+    shared = Path(os.environ.get("ANVIL_TEST_CACHE") or Path.home() / ".cache" / "anvild") / cache
+    shared.mkdir(parents=True, exist_ok=True)
+    linked = data_dir / "cache" / "microvm"
+    linked.parent.mkdir(parents=True)
+    linked.symlink_to(shared)
+
+
 @pytest.fixture(scope="session")
 def guest_daemon_factory(daemon_factory: Any) -> MakeGuestDaemon:
     """Make daemons with a first user and the image ``minimal``, or another one, not started. They share the cache of
     images with the tests of the driver, where a large image has a ``cache`` of its own below the one that all share."""
-    missing = [tool for tool in TOOLS if shutil.which(tool) is None]
-    if sys.platform != "linux" or missing:
-        pytest.skip(f"guests need Linux and some tools (missing here: {', '.join(missing) or 'Linux'})")
-    shared = Path(os.environ.get("ANVIL_TEST_CACHE") or Path.home() / ".cache" / "anvild")
+    skip_without_guests()
 
     def make(image: str = IMAGE, cache: str = "") -> Daemon:
         daemon: Daemon = daemon_factory(CONFIG)
-        (shared / cache).mkdir(parents=True, exist_ok=True)
-        linked = daemon.data_dir / "cache" / "microvm"
-        linked.parent.mkdir(parents=True)
-        linked.symlink_to(shared / cache)
+        lend_images(daemon.data_dir, cache)
         daemon.anvil("image", "build", image, "--data-dir", str(daemon.data_dir), check=True, timeout=BUILD_SECONDS)
         daemon.bootstrap()
         return daemon

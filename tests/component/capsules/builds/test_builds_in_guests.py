@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import sys
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +11,7 @@ import trio
 
 from anvild.sdk import ImageBuild
 from anvild_microvm.driver import MicrovmDriver
-from tests.guests import IMAGE, TOOLS
+from tests.guests import IMAGE, lend_images, skip_without_guests
 from tests.support.capsules import served_lab
 
 from .conftest import Yard
@@ -29,14 +26,8 @@ async def ignore(line: str) -> None:
 @pytest.fixture
 async def guests(tmp_path: Path) -> AsyncIterator[Yard]:
     """A yard with guests, from the image that the tests of the driver share."""
-    missing = [tool for tool in TOOLS if shutil.which(tool) is None]
-    if sys.platform != "linux" or missing:
-        pytest.skip(f"guests need Linux and some tools (missing here: {', '.join(missing) or 'Linux'})")
-    shared = Path(os.environ.get("ANVIL_TEST_CACHE") or Path.home() / ".cache" / "anvild")
-    cache = tmp_path / "data" / "cache" / "microvm"
-    await trio.Path(shared).mkdir(parents=True, exist_ok=True)
-    await trio.Path(cache.parent).mkdir(parents=True)
-    await trio.Path(cache).symlink_to(shared)
+    skip_without_guests()
+    await trio.to_thread.run_sync(lend_images, tmp_path / "data")
     async with served_lab(tmp_path / "data", drivers={"microvm": MicrovmDriver}) as lab:
         hosted = lab.wing.engine.driver("microvm")
         await hosted.wait_ready()
