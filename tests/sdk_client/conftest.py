@@ -23,13 +23,10 @@ PYTHON = "3.13"
 HERE = Path(__file__).parent
 INSTALL_SECONDS = 300.0
 DRIVE_SECONDS = 240.0
-CONFIG = """
+PORTS = {"ANVIL_CAPSULES_PROXY_DOMAIN": "localhost"}
+SANDBOXES = """
 [web]
 requests_per_minute = 100000000
-[capsules]
-proxy_domain = "localhost"
-"""
-SANDBOXES = f"""{CONFIG}
 [drivers.microvm]
 enabled = false
 [drivers.sandbox]
@@ -47,8 +44,8 @@ def find_python() -> str | None:
         found = subprocess.run([uv, "python", "find", "--no-python-downloads", PYTHON], capture_output=True, text=True)
         if found.returncode == 0:
             return found.stdout.strip()
-    versions = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv") / "versions"
-    candidates = [*map(str, sorted(versions.glob(f"{PYTHON}*/bin/python"))), shutil.which(f"python{PYTHON}")]
+    beside = Path(sys.base_prefix).parent  # where a version manager keeps this Python it keeps others
+    candidates = [*map(str, sorted(beside.glob(f"{PYTHON}*/bin/python"))), shutil.which(f"python{PYTHON}")]
     return next((each for each in candidates if each), None)
 
 
@@ -104,7 +101,7 @@ def driver_of(daemon: Daemon, sdk_python: Path) -> Drive:
 @pytest.fixture(scope="session")
 def sandboxes(daemon_factory: Any, sdk_python: Path) -> Drive:
     """Drives the SDK against a daemon whose capsules are namespace sandboxes."""
-    daemon = daemon_factory(SANDBOXES)
+    daemon = daemon_factory(SANDBOXES, environ=PORTS)
     daemon.bootstrap()
     daemon.start()
     daemon.wait_for_driver("sandbox")
@@ -114,8 +111,18 @@ def sandboxes(daemon_factory: Any, sdk_python: Path) -> Drive:
 @pytest.fixture(scope="session")
 def machines(guest_daemon_factory: MakeGuestDaemon, sdk_python: Path) -> Drive:
     """Drives the SDK against a daemon whose capsules are machines."""
-    daemon = guest_daemon_factory()
-    daemon.config += CONFIG.replace("[web]\nrequests_per_minute = 100000000\n", "")
+    return driver_of(with_ports(guest_daemon_factory()), sdk_python)
+
+
+@pytest.fixture(scope="session")
+def code_runners(guest_daemon_factory: MakeGuestDaemon, sdk_python: Path) -> Drive:
+    """Drives the SDK against a daemon that has the image of the code runner."""
+    return driver_of(with_ports(guest_daemon_factory("code-runner-beta", cache="code-runner")), sdk_python)
+
+
+def with_ports(daemon: Daemon) -> Daemon:
+    """Start a daemon of guests that serves their ports."""
+    daemon.environ = PORTS
     daemon.start()
     daemon.wait_for_driver("microvm")
-    return driver_of(daemon, sdk_python)
+    return daemon

@@ -51,5 +51,5 @@ def test_every_public_method_was_driven(driven: Driven, sandboxes: Drive) -> Non
 
 @pytest.mark.soak
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_code_runner_with_its_own_image(machines: Drive, kind: str) -> None:
-    assert machines(kind, "notebook", "code-runner-beta")
+def test_the_code_runner_with_its_own_image(code_runners: Drive, kind: str) -> None:
+    assert code_runners(kind, "notebook", "code-runner-beta")

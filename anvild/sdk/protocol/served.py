@@ -199,7 +199,7 @@ class Holdings:
             error = None
         except Dropped:
             pass  # the host wants nothing more
-        except trio.BrokenResourceError as broken:
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as broken:
             error = Unavailable(str(broken) or "the connection has broken")
         except Exception as raised:
             error = self._fault(method, raised)

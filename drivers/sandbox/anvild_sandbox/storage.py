@@ -219,7 +219,8 @@ def copy_tree_command(source: Path, target: Path) -> list[str]:
 
 
 def remove_tree(tree: Path) -> None:
-    """Remove a tree, opening folders that bar their owner. Raises OSError; what is not there is no error."""
+    """Remove a tree, opening folders that bar their owner. Raises OSError; what is not there, or goes by itself
+    meanwhile, is no error."""
     if not tree.is_dir() or tree.is_symlink():
         tree.unlink(missing_ok=True)
         return
@@ -229,7 +230,11 @@ def remove_tree(tree: Path) -> None:
             for inner in (Path(folder, name) for name in folders):
                 if not inner.is_symlink():
                     inner.chmod(0o700)
-    shutil.rmtree(tree)
+    while tree.exists():
+        try:
+            shutil.rmtree(tree)
+        except FileNotFoundError:
+            continue
 
 
 def kernel_message(completed: subprocess.CompletedProcess[str]) -> str:

@@ -216,6 +216,9 @@ async def test_a_connection_goes_both_ways_until_the_lease_ends() -> None:
     broken = await connected.connect_port(81)
     with pytest.raises(trio.BrokenResourceError):  # which is no fault of the driver
         await broken.send_all(b"to nobody")
+    await abandoned.aclose()
+    with pytest.raises(trio.ClosedResourceError):  # nor is it that the driver has ended it
+        await broken.receive_some()
     fences.end("id-1", 3)
     with pytest.raises(StaleLease):
         await stream.receive_some()
