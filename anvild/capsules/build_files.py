@@ -8,6 +8,7 @@ from __future__ import annotations
 import gzip
 import posixpath
 import stat
+import struct
 import tarfile
 import tempfile
 import zipfile
@@ -32,7 +33,17 @@ MEMBERS_LIMIT = 10_000
 READ_LIMIT = 2**20
 PIECE = 2**18
 
-FAULTY = (tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, EOFError, zlib.error, ValueError, NotImplementedError)
+FAULTY = (
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    gzip.BadGzipFile,
+    zlib.error,
+    struct.error,
+    EOFError,
+    NotImplementedError,
+    OverflowError,
+    ValueError,
+)
 """What reading a damaged archive raises."""
 
 
@@ -195,7 +206,7 @@ def _zip_members(archive: zipfile.ZipFile) -> Iterator[tuple[str, _Member]]:
             raise InvalidRequest(f"the archive's member {info.filename!r} is {what}; it may hold files and directories")
         if info.flag_bits & 1:
             raise InvalidRequest(f"the archive's member {info.filename!r} is encrypted")
-        if info.is_dir():
+        if info.filename.endswith("/"):
             yield info.filename, _Member(directory=True, mode=mode & 0o777 or 0o755)
         else:
             opened = _zip_open(archive, info)
