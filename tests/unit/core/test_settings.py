@@ -44,11 +44,17 @@ def test_environment(tmp_path: Path) -> None:
     environ = {
         "ANVIL_BEARER_TOKEN": "sesame",
         "ANVIL_PLUGINS_ALLOW": "one, two",
+        "ANVIL_CAPSULES_PROXY_OPEN": "True",
         "ANVIL_DATA_DIR": str(tmp_path),
         "ANVIL_URL": "http://client.only",
         "OTHER": "x",
     }
     settings = load_settings(config(tmp_path, ""), {}, environ)
+    assert settings.capsules.proxy_open is True
+    with pytest.raises(SettingsError, match=r"ANVIL_CAPSULES_PROXY_OPEN: capsules.proxy_open: expected `bool`"):
+        load_settings(config(tmp_path, ""), {}, {"ANVIL_CAPSULES_PROXY_OPEN": "yes"})
+    with pytest.raises(SettingsError, match=r"capsules.proxy_domain"):
+        load_settings(config(tmp_path, '[capsules]\nproxy_domain = "*.example.org"'), {}, {})
     assert settings.identity.bearer_token == "sesame"
     assert settings.plugins.allow == ("one", "two")
     assert settings.data_dir == tmp_path
@@ -62,6 +68,7 @@ def test_environment(tmp_path: Path) -> None:
         ("[web]\nmax_body = 'a'", "anvild.toml: web.max_body: expected `int`, got `str`"),
         ("[web]\nmax_body = 1", "anvild.toml: web.max_body: expected `int` >= 1024"),
         ("[store", "anvild.toml: not valid TOML"),
+        ("[notify]\nallow = ['10.0.0.1/8']", "anvild.toml: notify: '10.0.0.1/8' has host bits set"),
         ("log_level = 'loud'", "anvild.toml: log_level: invalid enum value 'loud'"),
     ],
 )

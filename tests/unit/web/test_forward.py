@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
 import pytest
 import trio
 import trio.testing
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from wsproto.utilities import generate_accept_token
 
 from anvild.core.errors import InvalidRequest
 from anvild.sdk import StaleLease
@@ -66,7 +70,7 @@ def part(body: bytes, more: bool = False) -> dict[str, Any]:
 
 
 async def forwarded(client: Client, answer: bytes, *, after: bytes = b"", **more: Any) -> bytes:
-    """Forward a request to a server that says this when it has heard ``after`` at the end. Returns what it has heard."""
+    """Forward a request to a server that says this when it has heard ``after`` last. Returns what it has heard."""
     ours, theirs = trio.testing.memory_stream_pair()
     heard = b""
 
@@ -188,3 +192,116 @@ async def test_a_handshake_without_an_answer(autojump_clock: trio.testing.MockCl
     assert client.sent == []
     with pytest.raises(NoAnswer, match="the lease has ended"):
         await forward_socket(socket_scope(), client.receive, client.send, Revoked(b""), ROUTE)
+
+
+class Said(trio.abc.Stream):
+    """A server that says these pieces, whatever it is asked, and goes; a ``polite`` one takes a WebSocket first."""
+
+    def __init__(self, pieces: Sequence[bytes], *, polite: bool = False) -> None:
+        self._pieces = [piece for piece in pieces if piece]
+        self._polite = polite
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        await trio.lowlevel.checkpoint()
+        return self._pieces.pop(0) if self._pieces else b""
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        await trio.lowlevel.checkpoint()
+        key = re.search(rb"sec-websocket-key: (\S+)", bytes(data), re.IGNORECASE)
+        if self._polite and key is not None:
+            token = generate_accept_token(key[1])
+            upgrade = b"HTTP/1.1 101 x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: "
+            self._pieces.insert(0, upgrade + token + b"\r\n\r\n")
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+    async def aclose(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+
+ANSWERS = st.lists(
+    st.sampled_from(
+        [
+            b"HTTP/1.1 ",
+            b"200 OK\r\n",
+            b"101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n",
+            b"100 Continue\r\n\r\n",
+            b"999 x\r\n",
+            b"Content-Length: 3\r\n",
+            b"Transfer-Encoding: chunked\r\n",
+            b"Connection: close, x\r\n",
+            b"Location: http://[\r\n",
+            b"\r\n",
+            b"3\r\nabc\r\n",
+            b"0\r\n\r\n",
+            b"\x81\x01a",
+            b"\x88\x02\x03\xe8",
+            b"\xc1\x7f\xff",
+        ]
+    )
+    | st.binary(max_size=20),
+    max_size=12,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(ANSWERS, st.sampled_from([b"GET", b"HEAD", b"POST"]))
+def test_a_server_may_say_what_it_likes(pieces: list[bytes], method: bytes) -> None:
+    async def both() -> None:
+        client = Client()
+        try:
+            await forward_request(scope(method=method), client.receive, client.send, Said(pieces), ROUTE)
+        except NoAnswer:
+            assert client.sent == []
+        else:
+            assert client.sent[0]["type"] == "http.response.start"
+        key = (b"sec-websocket-key", b"dGhlIHNhbXBsZSBub25jZQ==")
+        client = Client({"type": "websocket.connect"})
+        asked = socket_scope(headers=[*scope()["headers"], key])
+        try:
+            await forward_socket(asked, client.receive, client.send, Said(pieces), ROUTE)
+        except NoAnswer:
+            assert client.sent == []
+        else:
+            assert client.sent[0]["type"] in ("websocket.accept", "websocket.http.response.start")
+
+    trio.run(both)
+
+
+FRAMES = st.lists(
+    st.sampled_from(
+        [
+            b"\x81\x01a",
+            b"\x01\x01a",
+            b"\x80\x00",
+            b"\x82\x02\xff\xff",
+            b"\x81\x02\xff\xff",
+            b"\x89\x01?",
+            b"\x88\x00",
+            b"\x88\x02\x03\xe8",
+            b"\x88\x02\x03\xed",
+            b"\x82\x7f" + bytes(4) + b"\xff" * 4,
+        ]
+    )
+    | st.binary(max_size=20),
+    max_size=8,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(FRAMES, st.sampled_from([1000, 1005, 1006, 4000, None]))
+def test_a_socket_may_say_what_it_likes(pieces: list[bytes], code: int | None) -> None:
+    async def carried() -> None:
+        leaves = [{"type": "websocket.disconnect", "code": code}] if code else []
+        client = Client({"type": "websocket.connect"}, {"type": "websocket.receive", "text": "?"}, *leaves)
+        await forward_socket(socket_scope(), client.receive, client.send, Said(pieces, polite=True), ROUTE)
+        first, *rest = client.sent
+        assert first["type"] == "websocket.accept"
+        assert all(message["type"] == "websocket.send" for message in rest[:-1])
+        if rest and rest[-1]["type"] == "websocket.close":
+            assert rest[-1]["code"] not in (1005, 1006, 1015)
+        else:
+            assert code is not None
+
+    trio.run(carried)
