@@ -68,7 +68,7 @@ def test_environment(tmp_path: Path) -> None:
         ("[web]\nmax_body = 'a'", "anvild.toml: web.max_body: expected `int`, got `str`"),
         ("[web]\nmax_body = 1", "anvild.toml: web.max_body: expected `int` >= 1024"),
         ("[store", "anvild.toml: not valid TOML"),
-        ("[notify]\nallow = ['10.0.0.1/8']", "anvild.toml: notify: '10.0.0.1/8' has host bits set"),
+        ("[notify]\nallow = ['10.0.0.1/8']", "anvild.toml: notify: 10.0.0.1/8 has host bits set"),
         ("log_level = 'loud'", "anvild.toml: log_level: invalid enum value 'loud'"),
     ],
 )
