@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import wraps
 from typing import Any, TypeVar
 
+import trio
+
+from anvild.core.errors import Forbidden, Unauthenticated
 from anvild.web.api import Api, SocketHandler
 from anvild.web.operations import Handler
 from anvild.web.request import Request
+from anvild.web.sse import RECHECK_SECONDS
+from anvild.web.websocket import WebSocket
 
 from ..values import PLATFORM
 from .common import KEY_OR_SESSION, SESSION, team_of
@@ -15,6 +21,8 @@ from .common import KEY_OR_SESSION, SESSION, team_of
 __all__ = ["ADMIN_TAGS", "NO_ADMIN", "View"]
 
 H = TypeVar("H", bound=Callable[..., Any])
+
+POLICY_VIOLATION = 1008
 
 ADMIN_TAGS = ("admin",)
 NO_ADMIN = {403: "The caller is no admin of the platform."}
@@ -56,8 +64,9 @@ class View:
         self._declare(method, path, {**declaration, "raw": True})(handler)
 
     def websocket(self, path: str, handler: SocketHandler, **declaration: Any) -> None:
-        """Declare a WebSocket."""
-        self._api.websocket(self._path(path), self._named(handler), **self._changed(declaration))
+        """Declare a WebSocket. It is closed when the credential that it came with is no longer good."""
+        handler = self._named(_while_good(handler))
+        self._api.websocket(self._path(path), handler, **self._changed(declaration))
 
     def _declare(self, method: str, path: str, declaration: Mapping[str, Any]) -> Callable[[Handler], Handler]:
         declare = self._api.operation(method, self._path(path), **self._changed(declaration))
@@ -82,3 +91,24 @@ class View:
         if self.platform:
             handler.__name__ = f"admin_{handler.__name__}"
         return handler
+
+
+def _while_good(handler: SocketHandler) -> SocketHandler:
+    async def watch(request: Request, socket: WebSocket, handling: trio.CancelScope) -> None:
+        while True:
+            await trio.sleep(RECHECK_SECONDS)
+            try:
+                await request.recheck()
+            except (Unauthenticated, Forbidden) as error:
+                await socket.close(POLICY_VIOLATION, error.message)
+                handling.cancel()
+                return
+
+    @wraps(handler)
+    async def watched(request: Request, socket: WebSocket) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(watch, request, socket, nursery.cancel_scope)
+            await handler(request, socket)
+            nursery.cancel_scope.cancel()
+
+    return watched

@@ -11,11 +11,11 @@ import httpx2
 import pytest
 import trio
 import trio.testing
-from trio_websocket import open_websocket_url
 
 from anvild.core.engine.devices import record
 from anvild.core.identity import Principal
 from anvild.sdk import DeviceFact, DeviceStatus, Sighting
+from tests.support.sockets import open_socket
 from tests.support.wing import PASSWORD, Wing
 
 
@@ -90,7 +90,7 @@ async def test_a_terminal(wing: Wing, device: str) -> None:
     url = f"{wing.url.replace('http', 'ws')}/api/v1/devices/{device}/shell"
     headers = [("Authorization", f"Bearer {wing.first.live_key}")]
     with trio.fail_after(20):
-        async with open_websocket_url(url, extra_headers=headers) as socket:
+        async with open_socket(url, extra_headers=headers) as socket:
             start = {"type": "start", "argv": ["sh"], "columns": 100, "rows": 30}
             await socket.send_message(json.dumps(start))
             await socket.send_message(b"stty size; echo mark-$((40+2))\n")
@@ -102,7 +102,7 @@ async def test_a_terminal(wing: Wing, device: str) -> None:
             while isinstance(message := await socket.get_message(), bytes):
                 pass
             assert json.loads(message) == {"type": "exit", "code": 5, "signal": None}
-        async with open_websocket_url(url, extra_headers=headers) as socket:
+        async with open_socket(url, extra_headers=headers) as socket:
             await socket.send_message("nonsense")
             assert json.loads(await socket.get_message())["type"] == "error"
     assert (await wing.client().get(f"/devices/{device}/shell")).status_code == 401

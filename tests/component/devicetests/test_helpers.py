@@ -11,14 +11,15 @@ from typing import Any
 
 import pytest
 import trio
-from trio_websocket import open_websocket_url
 
 from anvild.core.engine.values import Actor
 from anvild.core.errors import Conflict
+from anvild.core.hosts import Hosts, Machine
 from anvild.core.identity import Principal
 from anvild.sdk import Command, DeviceLost, Exec, StaleLease, Unavailable, run
 from anvild.sdk.protocol import WebSocketRefused, connect_websocket, serve_driver
 from tests.support.lab import FakeDriver, Lab
+from tests.support.sockets import open_socket
 from tests.support.wing import Wing
 
 UDID = "R58M12ABCDE"
@@ -45,7 +46,7 @@ async def helper(wing: Wing, lab: Lab, token: str, header: str = "Authorization"
     """A helper with the lab's devices, connected with this token."""
     url = wing.url.replace("http", "ws") + "/api/v1/driver"
     value = f"Bearer {token}" if header == "Authorization" else token
-    transport = await connect_websocket(url, headers={header: value})
+    transport = await connect_websocket(url, headers={header: value, "X-Host-Name": "bench-2"})
     async with trio.open_nursery() as nursery:
         nursery.start_soon(serve_driver, partial(FakeDriver, lab=lab), FakeDriver, transport)
         yield nursery.cancel_scope
@@ -142,7 +143,7 @@ async def test_the_token_rotates_within_the_connection(lone_wing: Wing) -> None:
     """By hand, message by message, as a helper in another language speaks."""
     token = await shake_hands(lone_wing)
     url = lone_wing.url.replace("http", "ws") + "/api/v1/driver"
-    async with open_websocket_url(url, extra_headers=[("Authorization", f"Bearer {token}")]) as socket:
+    async with open_socket(url, extra_headers=[("Authorization", f"Bearer {token}")]) as socket:
         hello = json.loads(await socket.get_message())
         assert (hello["method"], hello["params"]["protocol"]) == ("initialize", "1.0")
         result: dict[str, Any] = {"protocol": "1.3", "name": "byhand", "capabilities": [], "a newer minor": True}
@@ -160,7 +161,7 @@ async def test_the_token_rotates_within_the_connection(lone_wing: Wing) -> None:
         with trio.fail_after(5):
             while json.loads(await socket.get_message()).get("id") != 4:
                 pass
-    async with open_websocket_url(url, extra_headers=[("Authorization", f"Bearer {new}")]) as socket:
+    async with open_socket(url, extra_headers=[("Authorization", f"Bearer {new}")]) as socket:
         assert json.loads(await socket.get_message())["method"] == "initialize"
 
 
@@ -175,29 +176,28 @@ async def test_a_helper_speaks_for_its_own_device_alone(lone_wing: Wing, lab: La
 
 
 async def test_another_lab_machine_brings_its_devices(lone_wing: Wing, lab: Lab) -> None:
-    """The same connection with a host's token: all its devices come, each under the host's name."""
+    """The same connection with a host's token: its driver comes, with all its devices, under the host's name."""
     lab.plug("phone-1", platform="android")
     lab.plug("phone-2", platform="android")
     system = Principal(kind="system", id="system", name="system")
-    hosts = lone_wing.identity.host_tokens
-    host_id = "0190a000-0000-7000-8000-00000000000a"
-    invited = await hosts.invite(host_id, name="bench-2", team_id=lone_wing.first.team_id, by=system)
-    grant = await hosts.register(invited.secret)
+    hosts = lone_wing.services.get(Hosts)
+    made, secret = await hosts.create("byoc", team_id=lone_wing.first.team_id, by=system)
+    _, grant = await hosts.register(secret, Machine(address="192.0.2.2:0"))
     async with helper(lone_wing, lab, grant.token, "X-Host-Token"):
 
         async def there() -> bool:
             devices = await lone_wing.engine.devices.list()
-            return {each.identity for each in devices if each.status == "ready"} == {
-                f"{host_id}/phone-1",
-                f"{host_id}/phone-2",
-            }
+            ready = {(each.driver, each.identity) for each in devices if each.status == "ready"}
+            return ready == {("fake@bench-2", "phone-1"), ("fake@bench-2", "phone-2")}
 
         await until(there)
         device = (await lone_wing.engine.devices.list())[0]
         by = Actor("user:me", lone_wing.first.team_id)
         async with lone_wing.engine.session(device.id, by) as session:
             assert (await run(session.require(Exec), Command(argv=("echo", "x")))).exit.ok
-        await hosts.revoke(host_id, team_id=lone_wing.first.team_id, by=system)
+        stranger = await lone_wing.stranger()
+        assert (await stranger.get("/devices")).json()["devices"] == [], "they are their team's alone"
+        await hosts.delete(made.id, by=system)
 
         async def gone() -> bool:
             return all(each.status == "offline" for each in await lone_wing.engine.devices.list())

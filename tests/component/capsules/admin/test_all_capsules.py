@@ -5,12 +5,12 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import pytest
 import trio
-from trio_websocket import WebSocketConnection, open_websocket_url
+from trio_websocket import ConnectionClosed, WebSocketConnection
 
 from anvild.capsules.ids import to_wire
 from anvild.core.ids import new_id
@@ -18,6 +18,7 @@ from tests.support.capsules import Caller, Lab
 from tests.support.contract import Document
 from tests.support.events import listening
 from tests.support.sandboxes import reaches
+from tests.support.sockets import open_socket
 
 ALL = "/v1/admin/capsules"
 ONE = f"{ALL}/{{id}}"
@@ -29,7 +30,7 @@ LOG = "/v1/admin/audit-logs"
 @asynccontextmanager
 async def socket_to(lab: Lab, caller: Caller, path: str) -> AsyncIterator[WebSocketConnection]:
     headers = [*caller.credentials("GET").items()]
-    async with open_websocket_url(lab.wing.url.replace("http", "ws") + path, extra_headers=headers) as socket:
+    async with open_socket(lab.wing.url.replace("http", "ws") + path, extra_headers=headers) as socket:
         yield socket
 
 
@@ -40,6 +41,15 @@ async def told(socket: WebSocketConnection, last: str) -> list[Any]:
         while not found or found[-1]["type"] != last:
             found.append(json.loads(await socket.get_message()))
     return found
+
+
+async def close_code(socket: WebSocketConnection) -> int:
+    """Read until the other side closes, and return why."""
+    with suppress(ConnectionClosed):
+        while True:
+            await socket.get_message()
+    assert socket.closed is not None
+    return int(socket.closed.code)
 
 
 async def test_a_capsule_of_a_team_is_an_admins_too(api: Caller, capsule: str, sandboxes: Lab) -> None:
@@ -88,6 +98,24 @@ async def test_programs_and_terminals_of_a_capsule_of_a_team(capsule: str, sandb
         messages = await told(socket, "exit")
     shown = b"".join(base64.b64decode(each["data"]) for each in messages if each["type"] == "output")
     assert shown == b"in a terminal\r\n"
+
+
+async def test_a_terminal_closes_when_its_right_is_gone(
+    capsule: str, sandboxes: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("anvild.capsules.routes.views.RECHECK_SECONDS", 0.05)
+    admin, other = await sandboxes.signed_in(), await sandboxes.stranger()
+    user = await sandboxes.identity.users.find(email="stranger@example.org")
+    assert user is not None
+    right = ("PUT", "/v1/admin/users/{id}/admin", 204)
+    theirs = {"id": to_wire("usr", user.id)}
+    await admin(*right, values=theirs, json={"admin": True})
+    with trio.fail_after(30):
+        async with socket_to(sandboxes, other, f"{ALL}/{capsule}/pty") as socket:
+            await socket.send_message(json.dumps({"type": "start", "cmd": "cat"}))
+            await told(socket, "started")
+            await admin(*right, values=theirs, json={"admin": False})
+            assert await close_code(socket) == 1008
 
 
 async def test_a_capsule_of_the_platform_is_no_teams(api: Caller, make: Any, sandboxes: Lab) -> None:

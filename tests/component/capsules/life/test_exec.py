@@ -9,9 +9,10 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import trio
-from trio_websocket import WebSocketConnection, open_websocket_url
+from trio_websocket import WebSocketConnection
 
 from tests.support.capsules import Caller, Lab
+from tests.support.sockets import open_socket
 
 EXEC = "/v1/capsules/{id}/exec"
 PROCESSES = "/v1/capsules/{id}/processes"
@@ -26,7 +27,7 @@ async def run(api: Caller, capsule: str, line: str, **more: Any) -> Any:
 @asynccontextmanager
 async def stream(lab: Lab, path: str) -> AsyncIterator[WebSocketConnection]:
     url = lab.wing.url.replace("http", "ws") + path
-    async with open_websocket_url(url, extra_headers=[("X-API-Key", lab.wing.first.api_key)]) as socket:
+    async with open_socket(url, extra_headers=[("X-API-Key", lab.wing.first.api_key)]) as socket:
         yield socket
 
 

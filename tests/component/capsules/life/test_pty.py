@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 import trio
-from trio_websocket import WebSocketConnection, open_websocket_url
+from trio_websocket import WebSocketConnection
 
 from anvild.capsules.routes import pty
 from tests.support.capsules import Caller, Lab
+from tests.support.sockets import open_socket
 
 BINARY = "python-httpx/0.28"
 
@@ -59,7 +60,7 @@ class Terminal:
 async def terminal(lab: Lab, capsule: str, *, agent: str = "other", frames: str = "") -> AsyncIterator[Terminal]:
     url = f"{lab.wing.url.replace('http', 'ws')}/v1/capsules/{capsule}/pty{frames}"
     headers = [("X-API-Key", lab.wing.first.api_key), ("User-Agent", agent)]
-    async with open_websocket_url(url, extra_headers=headers) as socket:
+    async with open_socket(url, extra_headers=headers) as socket:
         yield Terminal(socket, binary=agent == BINARY if not frames else "binary" in frames)
 
 
