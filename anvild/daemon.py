@@ -31,7 +31,7 @@ from anvild.core.driver_context import (
 from anvild.core.engine import DriverFactory, Engine, InProcess
 from anvild.core.events import EventLog
 from anvild.core.helpers import HelperDriver, Helpers
-from anvild.core.hosts import Hosts
+from anvild.core.hosts import Hosts, Links, Pulse
 from anvild.core.identity import Identity, Limits
 from anvild.core.identity.idempotency import Idempotency
 from anvild.core.isolation import OwnProcess
@@ -60,7 +60,11 @@ class DaemonError(Exception):
 
 
 async def serve(
-    settings: Settings, *, reload: Reload | None = None, task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED
+    settings: Settings,
+    *,
+    reload: Reload | None = None,
+    pulse: Pulse = Pulse(),  # noqa: B008  # frozen
+    task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Run the daemon until SIGTERM or SIGINT, or until it is cancelled. SIGHUP reloads.
 
@@ -69,6 +73,7 @@ async def serve(
     can outlive the daemon is left to be adopted by the next one, and everything else is ended.
 
     :param reload: for SIGHUP; without it the signal only says that nothing can be reloaded.
+    :param pulse: how links to other machines are looked after.
     :raises DaemonError, SettingsError, BindError, StoreError: when it cannot start.
     """
     systemd = Systemd.from_environ(os.environ)
@@ -82,7 +87,7 @@ async def serve(
             stack.push_async_callback(listener.aclose)
         plugins = Plugins.of(settings)
         store = await stack.enter_async_context(open_store(settings.store_url))
-        services = await _services(settings, plugins, store)
+        services = await _services(settings, plugins, store, pulse)
         mounts = plugins.mounts(services)
         engine = services.get(Engine)
         engine.workloads.update(plugins.workloads(services))
@@ -111,7 +116,7 @@ async def serve(
     log.info("stopped")
 
 
-async def _services(settings: Settings, plugins: Plugins, store: Store) -> Services:
+async def _services(settings: Settings, plugins: Plugins, store: Store, pulse: Pulse) -> Services:
     """Build the floors, each on those before it."""
     services = Services()
     services.add(Settings, settings)
@@ -140,7 +145,8 @@ async def _services(settings: Settings, plugins: Plugins, store: Store) -> Servi
     services.add(Identity, identity)
     services.add(Limits, identity.limits)
     services.add(Idempotency, identity.idempotency)
-    services.add(Hosts, Hosts(store, identity.host_tokens))
+    hosts = Hosts(store, identity.host_tokens)
+    services.add(Hosts, hosts)
     helpers = Helpers()
     services.add(Helpers, helpers)
     engine = Engine(
@@ -153,6 +159,9 @@ async def _services(settings: Settings, plugins: Plugins, store: Store) -> Servi
         keep=timedelta(days=settings.store.runs_days),
     )
     services.add(Engine, engine)
+    links = Links(hosts, engine, pulse)
+    await links.open()
+    services.add(Links, links)
     metrics = Metrics()
     metrics.watch("store", store.statistics)
     metrics.watch("engine", engine.statistics)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from anvild.core.engine import Engine
+from anvild.core.engine import Actor
 from anvild.core.errors import FieldProblem, Forbidden, InvalidRequest
-from anvild.core.hosts import Host, Hosts, HostType
+from anvild.core.hosts import Host, Hosts, HostType, Links
 from anvild.core.identity import NOWHERE, Identity, Origin, Principal
 from anvild.sdk import NotFound
 
@@ -14,7 +14,8 @@ from .book import Book
 from .errors import HostHasCapsules
 from .ids import to_wire
 from .life import Capsules
-from .values import Capsule, Status
+from .templates import Templates
+from .values import ALIVE, Capsule, Status
 
 __all__ = ["HostDesk"]
 
@@ -28,12 +29,15 @@ class HostDesk:
     The platform's admins see and manage all; a team sees its own, which its owner and admins manage.
     """
 
-    def __init__(self, hosts: Hosts, identity: Identity, engine: Engine, book: Book, capsules: Capsules) -> None:
+    def __init__(
+        self, hosts: Hosts, links: Links, identity: Identity, book: Book, capsules: Capsules, templates: Templates
+    ) -> None:
         self._hosts = hosts
         self._identity = identity
-        self._engine = engine
+        self._links = links
         self._book = book
         self._capsules = capsules
+        self._templates = templates
 
     async def create(
         self,
@@ -102,6 +106,10 @@ class HostDesk:
                 [to_wire("cl", each.id) for each in blocking],
             )
         await self._hosts.drain(host_id)
+        actor = Actor(actor=by.actor, team_id=host.team_id, ip=origin.ip, user_agent=origin.user_agent)
+        await self._capsules.end(await self._book.on(host.places, ALIVE), actor)
+        await self._links.cut(host, "its host was deleted")
+        await self._templates.forsake(host.places)
         await self._hosts.delete(host_id, by=by, origin=origin)
 
     async def _check_byoc(self, team_id: str | None, by: Principal) -> None:

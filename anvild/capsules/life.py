@@ -185,6 +185,16 @@ class Capsules:
             await self._book.begin(capsule, [state for state in ALIVE if state != "stopping"], "stopping")
             nursery.start_soon(self._end, capsule, by)
 
+    async def end(self, capsules: Iterable[Capsule], by: Actor) -> None:
+        """End capsules, whatever their state, and return when they have ended."""
+        async with trio.open_nursery() as nursery:
+            for capsule in capsules:
+                with suppress(InvalidState):  # it has ended, or is ending
+                    stopping = await self._book.begin(
+                        capsule, [state for state in ALIVE if state != "stopping"], "stopping"
+                    )
+                    nursery.start_soon(self._end, stopping, by)
+
     def go_on_ending(self, capsules: Iterable[Capsule], by: Actor) -> None:
         """Go on with capsules that have been taken to ``stopping`` in the store. A daemon that ends before does so when
         it starts again."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -110,6 +110,11 @@ class Templates:
             return
         gone = delete(templates).where(templates.c.id == template.reference)
         await persist(self._store, lambda conn: conn.execute(gone))
+
+    async def forsake(self, drivers: Collection[str]) -> None:
+        """Forget the templates that were made here on drivers which are no more."""
+        gone = delete(templates).where(templates.c.driver.in_(drivers))
+        await self._store.write(lambda conn: conn.execute(gone))
 
     async def _own(self, team_id: str | None, name: str | None = None) -> Sequence[Template]:
         query = select(templates).where(templates.c.ready.is_(True)).order_by(templates.c.id.desc())

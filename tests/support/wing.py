@@ -24,7 +24,7 @@ from anvild.core.engine import DriverFactory, Engine, InProcess
 from anvild.core.errors import Conflict
 from anvild.core.events import EventLog
 from anvild.core.helpers import HelperDriver, Helpers
-from anvild.core.hosts import Hosts
+from anvild.core.hosts import Hosts, Links
 from anvild.core.identity import Bootstrapped, Identity, Limits, Passwords, bootstrap
 from anvild.core.identity.idempotency import Idempotency
 from anvild.core.plugins import Plugins
@@ -114,7 +114,8 @@ async def build(
     services.add(Identity, identity)
     services.add(Limits, identity.limits)
     services.add(Idempotency, identity.idempotency)
-    services.add(Hosts, Hosts(store, identity.host_tokens))
+    hosts = Hosts(store, identity.host_tokens)
+    services.add(Hosts, hosts)
     helpers = Helpers()
     services.add(Helpers, helpers)
     made: dict[str, DriverFactory] = {
@@ -130,6 +131,9 @@ async def build(
         settings=settings.engine,
     )
     services.add(Engine, engine)
+    links = Links(hosts, engine)
+    await links.open()
+    services.add(Links, links)
     services.add(Metrics, Metrics())
     services.add(Readiness, Readiness())
     return services

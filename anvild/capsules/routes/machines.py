@@ -10,7 +10,7 @@ import trio
 from anvild.core.artifacts import Artifacts
 from anvild.core.engine import Engine
 from anvild.core.events import EventLog
-from anvild.core.hosts import Hosts
+from anvild.core.hosts import Hosts, Links
 from anvild.core.identity import Identity
 from anvild.core.settings import Settings
 from anvild.core.store import Store
@@ -79,7 +79,7 @@ def add_machines(api: Api, services: Services) -> tuple[Callable[[], Awaitable[N
     add_all_teams(api, identity, administration)
     add_all_users(api, identity, administration)
     add_builds(api, builds, spool=spool)
-    add_hosts(api, HostDesk(hosts, services.get(Identity), engine, book, capsules), hosts)
+    add_hosts(api, HostDesk(hosts, services.get(Links), identity, book, capsules, templates), hosts)
     add_host_side(api, hosts)
 
     async def run() -> None:

@@ -347,8 +347,9 @@ class HostedDriver:
     async def _lives(self) -> None:
         failures = 0
         while True:
-            if self._factory.absent is not None:
-                await self._set("waiting", self._factory.absent)
+            if (absent := self._factory.absent) is not None:
+                await self._set("waiting", absent)
+                await self.sightings.note_absent(absent)
                 await self._factory.present()
                 await self._set("starting", "it is starting")
             started = trio.current_time()

@@ -156,8 +156,11 @@ class Sightings:
     async def _settle_absent(self) -> None:
         """Note as away what the store takes for present and the watch has not named."""
         await trio.sleep(ABSENT_AFTER)
+        await self.note_absent("its driver does not see it")
+
+    async def note_absent(self, reason: str) -> None:
+        """Note as away, for this reason, what the store takes for present and is not, unless it was made to order."""
         present = frozenset(self.present.values())
-        reason = "its driver does not see it"
 
         def job(conn: Connection) -> list[str]:
             rows = conn.execute(

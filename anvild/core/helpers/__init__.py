@@ -1,4 +1,4 @@
-"""Devices that come to the daemon by themselves: on-device helpers and other lab machines, over the driver protocol.
+"""Devices that come to the daemon by themselves: on-device helpers, over the driver protocol.
 
 A helper opens one connection and speaks the driver's side of the protocol on it. All of them together are one driver
 of the engine, ``helper``: :class:`Helpers` holds the connections, :class:`HelperDriver` is what the engine sees.

@@ -13,7 +13,7 @@ import trio
 from anvild.core.errors import Forbidden, Unauthenticated
 from anvild.core.events import EventLog
 from anvild.core.identity import Credentials, Identity, Origin, Principal
-from anvild.sdk import Event, PermissionDenied
+from anvild.sdk import Event, InvalidArgument, PermissionDenied
 from anvild.sdk.protocol import Transport, TransportClosed
 
 __all__ = ["Admission", "AdmittedTransport", "Renewed"]
@@ -25,7 +25,7 @@ class Renewed(msgspec.Struct):
     """The answer to ``token.rotate``: the token that is good from now on."""
 
     token: str
-    expires_at: datetime
+    expires_at: datetime | None
 
 
 class Admission:
@@ -49,10 +49,13 @@ class Admission:
             raise TransportClosed("the connection's token belongs to somebody else now")
 
     async def rotate(self, params: Any) -> Renewed:
-        """Renew the token of a device within its connection; the old one ends. Raises PermissionDenied."""
+        """Renew the token within its connection. That of a device is made anew, and the old one ends; a host, which has
+        renewed its own already, says what it is now. Raises PermissionDenied, InvalidArgument."""
+        if self._principal.kind == "host":
+            return await self._put_in_place(params)
         authorization = self._credentials.authorization
         if self._principal.kind != "device" or authorization is None:
-            raise PermissionDenied("only the token of a device is renewed here; a host asks with its refresh token")
+            raise PermissionDenied("only the token of a device is renewed here")
         async with self._changing:
             try:
                 new = await self._identity.device_tokens.rotate(
@@ -62,6 +65,21 @@ class Admission:
                 raise PermissionDenied(error.message) from None
             self._credentials = msgspec.structs.replace(self._credentials, authorization=f"Bearer {new.token}")
         return Renewed(new.token, new.expires_at)
+
+    async def _put_in_place(self, params: Any) -> Renewed:
+        token = params.get("token") if isinstance(params, dict) else None
+        if not isinstance(token, str):
+            raise InvalidArgument('token.rotate of a host takes its new token: {"token": ...}')
+        new = msgspec.structs.replace(self._credentials, host_token=token)
+        async with self._changing:
+            try:
+                principal = await self._identity.authenticate(new)
+            except (Unauthenticated, Forbidden) as error:
+                raise PermissionDenied(error.message) from None
+            if principal is None or (principal.kind, principal.id) != (self._principal.kind, self._principal.id):
+                raise PermissionDenied("this token is somebody else's")
+            self._credentials = new
+        return Renewed(token, None)
 
     @asynccontextmanager
     async def kept(self, events: EventLog) -> AsyncIterator[None]:

@@ -38,27 +38,24 @@ log = get_logger(__name__)
 
 
 class Scope(msgspec.Struct, frozen=True, kw_only=True):
-    """What a connection may speak for: the device with ``identity``, or with ``prefix`` all devices of one lab machine.
+    """What a connection may speak for: the device with ``identity``.
 
     ``name`` replaces the name that the helper gives its device, where a person has named it.
     """
 
     holder: str
-    identity: str | None = None
-    prefix: str = ""
+    identity: str
     name: str | None = None
 
     def inward(self, fact: DeviceFact) -> DeviceFact:
         """Return a fact as the lab knows it. Raises InvalidArgument for a device that is not the connection's."""
-        if self.identity is not None and fact.identity != self.identity:
+        if fact.identity != self.identity:
             raise InvalidArgument(
                 f"this connection speaks for the device {self.identity!r} and reported {fact.identity!r}"
             )
-        identity = self.prefix + fact.identity
         changed = {
-            "identity": identity,
             "name": self.name or fact.name,
-            "handle": None if fact.handle is None else f"{identity}{HANDLE_MARK}{fact.handle}",
+            "handle": None if fact.handle is None else f"{fact.identity}{HANDLE_MARK}{fact.handle}",
         }
         try:
             return msgspec.convert({**msgspec.to_builtins(fact), **changed}, DeviceFact)
@@ -68,7 +65,7 @@ class Scope(msgspec.Struct, frozen=True, kw_only=True):
     def outward(self, fact: DeviceFact) -> DeviceFact:
         """Return a fact as its helper knows it."""
         handle = None if fact.handle is None else fact.handle.partition(HANDLE_MARK)[2]
-        return msgspec.structs.replace(fact, identity=fact.identity.removeprefix(self.prefix), handle=handle)
+        return msgspec.structs.replace(fact, handle=handle)
 
 
 class _Connection:
@@ -117,7 +114,7 @@ class Helpers:
         """
         connection = _Connection(driver, scope)
         for other in self._connections:
-            if (other.scope.identity, other.scope.prefix) == (scope.identity, scope.prefix):
+            if other.scope.identity == scope.identity:
                 other.replaced = True
                 other.running.cancel()
         self._connections.append(connection)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .hosts import Hosts
+from .links import Line, Links, Pulse
 from .values import Host, HostStatus, HostType, Machine, place_of
 
-__all__ = ["Host", "HostStatus", "HostType", "Hosts", "Machine", "place_of"]
+__all__ = ["Host", "HostStatus", "HostType", "Hosts", "Line", "Links", "Machine", "Pulse", "place_of"]

@@ -19,7 +19,7 @@ from anvild.core.identity.host_tokens import HostGrant, HostTokens
 from anvild.core.ids import new_id
 from anvild.core.logging import get_logger
 from anvild.core.store import Store
-from anvild.sdk import AnvilError, NotFound, WrongState
+from anvild.sdk import AnvilError, NotFound, ResourceExhausted, WrongState
 
 from .tables import hosts
 from .values import Host, HostType, Machine
@@ -31,6 +31,7 @@ SILENT_SECONDS = 90.0
 """How often it is looked for hosts that are silent, and how long one may be."""
 
 NAME_LENGTH = 63
+MOST_DRIVERS = 32
 
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9._-]+")
 
@@ -197,10 +198,15 @@ class Hosts:
 
     async def lend(self, host_id: str, driver: str, name: str) -> Host:
         """Note that a host has connected with a driver, and return it as it is now: with a name of its own, which is
-        ``name`` unless another host has that. Raises NotFound."""
+        ``name`` unless another host has that. Raises NotFound, WrongState for one that is being deleted,
+        ResourceExhausted for one driver too many."""
 
         def job(conn: Connection) -> Host:
             host = _get(conn, host_id)
+            if host.status == "draining":
+                raise WrongState("the host is being deleted")
+            if len({*host.drivers, driver}) > MOST_DRIVERS:
+                raise ResourceExhausted(f"a host may lend {MOST_DRIVERS} drivers")
             values: dict[str, Any] = {}
             if host.name is None:
                 values["name"] = _free_name(conn, name)

@@ -8,6 +8,7 @@ from anvild.core.engine import Engine
 from anvild.core.events import EventLog
 from anvild.core.grades import Grades
 from anvild.core.helpers import Helpers
+from anvild.core.hosts import Links
 from anvild.core.identity import Identity
 from anvild.core.plugins import Plugins
 from anvild.core.settings import Settings, config_path
@@ -82,7 +83,15 @@ def make_mount(services: Services) -> Mount:
     add_keys(api, identity)
     add_audit(api, identity)
     add_device_auth(api, identity, engine.devices, default_cap=cap)
-    add_driver(api, identity, engine.devices, services.get(Helpers), services.get(EventLog), host=host_name(settings))
+    add_driver(
+        api,
+        identity,
+        engine.devices,
+        services.get(Helpers),
+        services.get(Links),
+        services.get(EventLog),
+        host=host_name(settings),
+    )
     add_sessions(api, identity, secure=settings.web.public_url.startswith("https://"))
     add_lab(api, hands, services.get(Plugins), Grades(settings.data_dir))
     return api.mount(run=hands.run)

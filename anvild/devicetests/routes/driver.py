@@ -6,6 +6,7 @@ from anvild.core.engine import Devices
 from anvild.core.errors import Forbidden
 from anvild.core.events import EventLog
 from anvild.core.helpers import Admission, AdmittedTransport, Helpers, Scope
+from anvild.core.hosts import Line, Links
 from anvild.core.identity import Credentials, Identity, Principal, require
 from anvild.sdk import AnvilError
 from anvild.sdk.protocol import Initialize, TransportClosed, connect_driver
@@ -20,16 +21,21 @@ __all__ = ["add_driver"]
 
 POLICY_VIOLATION = 1008
 BAD_DRIVER = 1002
+HOST_NAME = "x-host-name"
 
 
 def add_driver(
-    api: Api, identity: Identity, devices: Devices, helpers: Helpers, events: EventLog, *, host: str
+    api: Api, identity: Identity, devices: Devices, helpers: Helpers, links: Links, events: EventLog, *, host: str
 ) -> None:
     """Add the connection of helpers and hosts. ``host`` is the name that they see of this machine."""
 
     async def driver_connection(request: Request, socket: WebSocket) -> None:
         principal = request.principal
-        scope = await _scope(principal, devices)
+        if principal.kind == "host":
+            require(principal, "hosts:connect")
+            scope = None
+        else:
+            scope = await _scope(principal, devices)
         await socket.accept()
         credentials = Credentials(
             authorization=request.headers.get("authorization"),
@@ -38,15 +44,20 @@ def add_driver(
             user_agent=request.user_agent,
         )
         admission = Admission(identity, credentials, principal, origin_of(request))
-        transport = AdmittedTransport(SocketTransport(socket), admission)
+        line = Line(AdmittedTransport(SocketTransport(socket), admission))
         answers = {"token.rotate": admission.rotate}
         try:
             async with (
                 admission.kept(events),
-                connect_driver(transport, Initialize(host=host), requests=answers) as remote,
+                connect_driver(line, Initialize(host=host), on_fault=line.fault, requests=answers) as remote,
             ):
-                await helpers.serve(remote, scope)
+                if scope is None:
+                    name = request.headers.get(HOST_NAME, "host")
+                    await links.lend(principal.id, name, remote, line)
+                else:
+                    await helpers.serve(remote, scope)
         except TransportClosed as error:
+            line.end(error.reason)
             await socket.close(POLICY_VIOLATION, error.reason)
         except AnvilError as error:
             await socket.close(BAD_DRIVER, error.message)
@@ -55,7 +66,8 @@ def add_driver(
         "/driver",
         driver_connection,
         summary="The driver protocol, for a helper on a device or another lab machine.",
-        description="Send the token of the handshake as `Authorization: Bearer`, or a host's token as `X-Host-Token`. "
+        description="Send the token of the handshake as `Authorization: Bearer`, or a host's token as `X-Host-Token`, "
+        "with what it calls itself as `X-Host-Name`. "
         "The messages are those of the driver protocol; this side is the host. The device is `ready` when the helper "
         "has reported it and `offline` when the connection ends. Code 1008 says that the token is revoked or expired, "
         "1002 that the driver is not understood.",
@@ -67,10 +79,7 @@ def add_driver(
 
 
 async def _scope(principal: Principal, devices: Devices) -> Scope:
-    """Say what the one who asks may speak for. Raises Forbidden, NotFound."""
-    if principal.kind == "host":
-        require(principal, "hosts:connect")
-        return Scope(holder=principal.actor, prefix=f"{principal.id}/")
+    """Say what a helper may speak for. Raises Forbidden, NotFound."""
     if principal.kind != "device" or principal.device_udid is None:
         raise Forbidden("shake hands first, with POST /auth/device/handshake, and send the token that it gives")
     require(principal, "devices:connect")
