@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import trio
 
-from ..errors import AnvilError
+from ..errors import AnvilError, CapabilityMissing
 from .client import AgentClient, AgentStream
 from .protocol import Close, Kind, Packed
 
@@ -80,7 +80,12 @@ async def listen_for_connections(agent: AgentClient, port: int) -> None:
     Doing it again is fine; who connects while nobody accepts waits. Raises Unavailable or WrongState when the port
     cannot be had, DeviceLost, CapabilityMissing when the agent is too old for it.
     """
-    await agent.call("listen", port=port)
+    try:
+        await agent.call("listen", port=port)
+    except CapabilityMissing:
+        raise CapabilityMissing(
+            "the agent in this device is an older one, which can let no port lead to the host: make its template anew"
+        ) from None
 
 
 async def accept_connection(agent: AgentClient, port: int) -> AgentConnection:

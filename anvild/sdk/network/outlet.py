@@ -17,6 +17,8 @@ __all__ = ["PROXY_PORT", "Outlet", "proxy_environment"]
 
 PROXY_PORT = 3128
 CONNECTIONS = 64
+RATE = 100.0
+BURST = 64
 LOG_SECONDS = 10.0
 
 _DIRECT = "localhost,127.0.0.1,::1"
@@ -32,9 +34,10 @@ def proxy_environment() -> dict[str, str]:
 class Outlet:
     """The way out of one device, by a policy. Raises InvalidArgument for a policy that cannot be.
 
-    At most 64 connections are carried at the same time, and the next wait; a connection on which nothing has moved for
-    ten minutes is closed. What is denied is told to the program, counted, and logged at most every ten seconds.
-    ``log`` is the driver's; ``resolve`` looks names up, by default as this machine does.
+    At most 64 connections are carried at the same time and, after as many at once, 100 new ones a second; the next
+    wait. A connection on which nothing has moved for ten minutes is closed. What is denied is told to the program,
+    counted, and logged at most every ten seconds. ``log`` is the driver's; ``resolve`` looks names up, by default as
+    this machine does.
     """
 
     def __init__(
@@ -46,6 +49,7 @@ class Outlet:
         self._slots = trio.Semaphore(CONNECTIONS, max_value=CONNECTIONS)
         self._open = self._carried = self._denied = self._failed = 0
         self._quiet_until = -float("inf")
+        self._due = -float("inf")
 
     def use(self) -> NetworkUse:
         """Return what was done with it so far."""
@@ -66,6 +70,7 @@ class Outlet:
 
     async def _accept(self, agent: AgentClient, nursery: trio.Nursery) -> AnvilError:
         while True:
+            await self._pace()
             await self._slots.acquire()
             try:
                 connection = await accept_connection(agent, PROXY_PORT)
@@ -76,6 +81,11 @@ class Outlet:
                 self._slots.release()
                 raise
             nursery.start_soon(self._carry, connection)
+
+    async def _pace(self) -> None:
+        """Wait so that connections made without a pause take no more than their share of this process."""
+        self._due = max(self._due + 1 / RATE, trio.current_time() - BURST / RATE)
+        await trio.sleep_until(self._due)
 
     async def _carry(self, connection: AgentConnection) -> None:
         self._open += 1

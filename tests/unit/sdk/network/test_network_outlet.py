@@ -7,7 +7,7 @@ import trio
 import trio.testing
 
 from anvild.sdk import InvalidArgument, NetworkPolicy, NetworkUse, PermissionDenied, Unavailable
-from anvild.sdk.network.outlet import LOG_SECONDS, Outlet, proxy_environment
+from anvild.sdk.network.outlet import BURST, LOG_SECONDS, RATE, Outlet, proxy_environment
 
 Logged = list[tuple[str, str, dict[str, object]]]
 
@@ -52,6 +52,21 @@ async def test_failures_are_counted_and_not_logged() -> None:
         await found._let_out("\x1b[31m", 80)
     assert found.use() == NetworkUse(failed=2)
     assert logged == []
+
+
+async def test_connections_without_a_pause_are_slowed_down(autojump_clock: trio.testing.MockClock) -> None:
+    found = outlet([], "example.org")
+    begun = trio.current_time()
+    for number in range(BURST + 500):
+        if number == BURST:
+            assert trio.current_time() == begun, "so many at once are no flood"
+        await found._pace()
+    assert trio.current_time() - begun == pytest.approx(500 / RATE, abs=0.1)
+    await trio.sleep(10)
+    rested = trio.current_time()
+    for _ in range(BURST):
+        await found._pace()
+    assert trio.current_time() == rested
 
 
 def test_a_policy_that_cannot_be() -> None:
