@@ -61,6 +61,14 @@ async def create(
     timeout: Annotated[
         int | None, Parameter(help="Seconds without use after which it is paused; never if none.")
     ] = None,
+    network: Annotated[
+        tuple[str, ...],
+        Parameter(
+            negative="",
+            help="Its network: none, internet, or what it may reach: NAME, *.NAME, ADDRESS or RANGE, each with :PORT or "
+            "without; repeatable.",
+        ),
+    ] = (),
     context: Ctx,
 ) -> None:
     """Make a capsule and wait until it runs. Prints its id."""
@@ -69,11 +77,19 @@ async def create(
         "vcpus": vcpus,
         "memory_mb": memory,
         "timeout_sec": timeout,
+        "network": _network(network),
     }
     wish = {name: value for name, value in body.items() if value is not None}
     async with connect(context, wing=CAPSULES) as api:
         made = await _settled(api, lambda: api.post("/capsules", wish), "running")
     _tell(context.output, made)
+
+
+def _network(words: tuple[str, ...]) -> Document | str | None:
+    """Return the network that these words mean; None leaves it to the daemon."""
+    if not words:
+        return None
+    return words[0] if words in (("none",), ("internet",)) else {"allow": list(words)}
 
 
 @app.command

@@ -37,6 +37,20 @@ def test_a_capsule_from_its_making_to_its_end(anvil: Anvil, told: Told, capsule:
     assert told("capsule", "list") == {"capsules": []}
 
 
+@pytest.mark.parametrize(
+    ("words", "shown"),
+    [
+        (["--network", "internet"], "internet"),
+        (["--network", "none"], None),
+        (["--network", "pypi.org", "--network", "*.debian.org:443"], {"allow": ["pypi.org", "*.debian.org:443"]}),
+    ],
+)
+def test_a_capsule_with_a_network(anvil: Anvil, told: Told, words: list[str], shown: object) -> None:
+    made = told("capsule", "create", "host", *words)
+    assert made.get("network") == shown
+    anvil("capsule", "destroy", made["id"])
+
+
 def test_programs(anvil: Anvil, capsule: str) -> None:
     done = anvil(
         "capsule", "exec", capsule, "--env", "A=b", "--cwd", "/usr", "--", "sh", "-c", "pwd; echo $A >&2; exit 3"
