@@ -65,8 +65,8 @@ async def create(
         tuple[str, ...],
         Parameter(
             negative="",
-            help="Its network: none, internet, or what it may reach: NAME, *.NAME, ADDRESS or RANGE, each with :PORT or "
-            "without; repeatable.",
+            help="Its network: none, internet, or what it may reach (NAME, *.NAME, ADDRESS or RANGE, with :PORT or "
+            "without); repeatable.",
         ),
     ] = (),
     context: Ctx,
