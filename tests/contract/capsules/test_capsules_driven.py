@@ -9,7 +9,7 @@ from schemathesis import GenerationMode
 
 from tests.support.made_up import MODES, drive
 
-SUBJECTS = {"auth", "me", "account", "api-keys", "users", "teams"}
+SUBJECTS = {"auth", "me", "account", "api-keys", "users", "teams", "channels"}
 ENDING = {"POST /v1/auth/logout", "POST /v1/auth/logout-all"}
 """They would end the session that the others are asked with; tests of sessions call them."""
 
