@@ -45,12 +45,16 @@ def test_environment(tmp_path: Path) -> None:
         "ANVIL_BEARER_TOKEN": "sesame",
         "ANVIL_PLUGINS_ALLOW": "one, two",
         "ANVIL_CAPSULES_PROXY_OPEN": "True",
+        "ANVIL_CAPSULES_NETWORK": "internet",
+        "ANVIL_CAPSULES_NETWORK_PRIVATE": "10.0.0.0/8, fd12::/32",
         "ANVIL_DATA_DIR": str(tmp_path),
         "ANVIL_URL": "http://client.only",
         "OTHER": "x",
     }
     settings = load_settings(config(tmp_path, ""), {}, environ)
     assert settings.capsules.proxy_open is True
+    assert settings.capsules.network == "internet"
+    assert settings.capsules.network_private == ("10.0.0.0/8", "fd12::/32")
     assert settings.identity.bearer_token == "sesame"
     assert settings.plugins.allow == ("one", "two")
     assert settings.data_dir == tmp_path
@@ -65,6 +69,10 @@ def test_environment(tmp_path: Path) -> None:
         ("[web]\nmax_body = 1", "anvild.toml: web.max_body: expected `int` >= 1024"),
         ("[store", "anvild.toml: not valid TOML"),
         ("[notify]\nallow = ['10.0.0.1/8']", "anvild.toml: notify: 10.0.0.1/8 has host bits set"),
+        ("[capsules]\nnetwork = 'everything'", "anvild.toml: capsules.network: "),
+        ("[capsules]\nnetwork = ['pypi.org', 'no host']", "anvild.toml: capsules: network[1]: 'no host' is no name"),
+        ("[capsules]\nnetwork = ['10.0.0.0/8']", "anvild.toml: capsules: network[0]: 10.0.0.0/8 is private"),
+        ("[capsules]\nnetwork_private = ['0.0.0.0/0']", "anvild.toml: capsules: network_private[0]: 0.0.0.0/0 holds"),
         ("[capsules]\nproxy_domain = '*.example.org'", "anvild.toml: capsules.proxy_domain: expected `str` matching"),
         ("log_level = 'loud'", "anvild.toml: log_level: invalid enum value 'loud'"),
     ],
