@@ -14,13 +14,15 @@ from contextvars import ContextVar
 from functools import cache
 from http import HTTPStatus
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
-import requests
 import trio
 
 from anvild.sdk import InvalidArgument, Outbound, Reply, Unavailable
+
+if TYPE_CHECKING:
+    import requests
 
 __all__ = ["deliver"]
 
@@ -39,15 +41,16 @@ class _Exchange:
 
     def request(self, method: str, url: str, **options: Any) -> requests.Response:
         """Send a request from the thread."""
+        library = _requests()
         wanted = {name: options.get(name) for name in ("params", "data", "headers")}
-        prepared = requests.Request(method.upper(), url, **wanted).prepare()
+        prepared = library.Request(method.upper(), url, **wanted).prepare()
         body = prepared.body or b""
         content = body if isinstance(body, bytes) else str(body).encode()
         headers = {name: str(value) for name, value in prepared.headers.items() if name.lower() != "user-agent"}
         reply = trio.from_thread.run(self._send, method.upper(), str(prepared.url), headers, content)
         self.last = _heeding_body(reply)
         self.last.check()
-        response = requests.Response()
+        response: requests.Response = library.Response()
         response.status_code = self.last.status
         response.headers.update(self.last.headers)
         response.raw = io.BytesIO(self.last.body)
@@ -88,12 +91,14 @@ class _Requests:
     """What stands in the place of the module ``requests`` in the services of apprise."""
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(requests, name)
+        return getattr(_requests(), name)
 
     def request(self, method: str, url: str, **options: Any) -> requests.Response:
         """Send by the delivery that this thread works for, if it does for one."""
         exchange = _exchange.get()
-        return (requests.request if exchange is None else exchange.request)(method, url, **options)
+        send = _requests().request if exchange is None else exchange.request
+        response: requests.Response = send(method, url, **options)
+        return response
 
     def get(self, url: str, **options: Any) -> requests.Response:
         """Send a GET."""
@@ -106,6 +111,12 @@ class _Requests:
     def put(self, url: str, **options: Any) -> requests.Response:
         """Send a PUT."""
         return self.request("PUT", url, **options)
+
+
+@cache
+def _requests() -> Any:
+    """Load ``requests``, with the first message as well."""
+    return import_module("requests")
 
 
 @cache
