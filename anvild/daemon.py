@@ -2,61 +2,45 @@
 
 from __future__ import annotations
 
-import fcntl
 import gc
-import json
 import logging
 import os
-import resource
 import signal
-import sys
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 from functools import partial
-from pathlib import Path
 
 import msgspec
 import trio
 
 from anvild.core.artifacts import Artifacts, open_artifacts
-from anvild.core.driver_context import (
-    driver_context,
-    driver_directories,
-    driver_table,
-    enabled_drivers,
-    host_name,
-    isolated_drivers,
-)
+from anvild.core.data_dir import announced, claimed, raise_file_limit
+from anvild.core.driver_context import driver_context, host_name
+from anvild.core.driver_factories import driver_factories
 from anvild.core.engine import DriverFactory, Engine, InProcess
 from anvild.core.events import EventLog
 from anvild.core.helpers import HelperDriver, Helpers
 from anvild.core.hosts import Hosts, Links, Pulse
 from anvild.core.identity import Identity, Limits
 from anvild.core.identity.idempotency import Idempotency
-from anvild.core.isolation import OwnProcess
 from anvild.core.logging import configure, get_logger
 from anvild.core.plugins import Plugins
-from anvild.core.settings import Settings, SettingsError, config_path, driver_hosting
+from anvild.core.settings import Settings, SettingsError
 from anvild.core.store import Store, open_store
 from anvild.core.systemd import Systemd, inherited_sockets
-from anvild.sdk import Driver, Event, Mount, Services
-from anvild.sdk.protocol import Initialize
+from anvild.sdk import Event, Mount, Services
 from anvild.web.app import root_app
 from anvild.web.metrics import Metrics, Readiness
 from anvild.web.server import ConnectionLimits, bind, url_of
 from anvild.web.server import serve as serve_port
 
-__all__ = ["DaemonError", "Reload", "serve"]
+__all__ = ["Reload", "serve"]
 
 Reload = Callable[[], Settings]
 """Reads the settings again, from where they came from the first time."""
 
 log = get_logger("daemon")
-
-
-class DaemonError(Exception):
-    """The daemon cannot start; the message says why and what would help."""
 
 
 async def serve(
@@ -77,9 +61,9 @@ async def serve(
     :raises DaemonError, SettingsError, BindError, StoreError: when it cannot start.
     """
     systemd = Systemd.from_environ(os.environ)
-    _raise_file_limit()
+    raise_file_limit()
     async with AsyncExitStack() as stack:
-        stack.enter_context(_claimed(settings.data_dir))
+        stack.enter_context(claimed(settings.data_dir))
         inherited = [trio.socket.from_stdlib_socket(sock) for sock in inherited_sockets(os.environ)]
         listeners = [trio.SocketListener(sock) for sock in inherited] or bind(settings.listen)
         # From here on the port is ours, but nobody is answered before everything stands.
@@ -101,7 +85,7 @@ async def serve(
             await nursery.start(_heed_signals, stop, systemd, settings, reload)
             nursery.start_soon(systemd.keep_alive)
             url = settings.web.public_url or url_of(listeners[0])
-            with _announced(settings.data_dir, url):
+            with announced(settings.data_dir, url):
                 # What stands now stays for good: the collector need not look through it again and again.
                 gc.collect()
                 gc.freeze()
@@ -174,45 +158,16 @@ async def _services(settings: Settings, plugins: Plugins, store: Store, pulse: P
 
 
 def _driver_factories(settings: Settings, plugins: Plugins, helpers: Helpers) -> Mapping[str, DriverFactory]:
-    """Say how to make each driver that is on. A wrong setting keeps the daemon from starting, since only its operator
-    can mend it; a driver that is itself broken is shown with its reason, and the rest go on."""
-    apart = {name: _own_process(settings, name, call) for name, call in isolated_drivers(settings, plugins).items()}
-    here = {name: _driver_factory(settings, kind) for name, kind in enabled_drivers(settings, plugins).items()}
+    """Say how to make each driver that is on, and the one of the devices that connect by themselves."""
+    found = driver_factories(settings, plugins)
     own = HelperDriver.name
-    if own in {*here, *apart}:
+    if own in found:
         raise SettingsError(
             f"drivers.{own}: this is the driver of the devices that connect by themselves, so no other one can have "
             "its name: give it another, or leave its plugin out with plugins.allow"
         )
     context = driver_context(settings, HelperDriver)
-    return {**here, **apart, own: InProcess(partial(HelperDriver, context, helpers))}
-
-
-def _driver_factory(settings: Settings, kind: type[Driver]) -> DriverFactory:
-    try:
-        return InProcess(partial(kind, driver_context(settings, kind)))
-    except SettingsError:
-        raise
-    except Exception as error:
-        broken = error
-
-        def fail() -> Driver:
-            raise broken
-
-        return InProcess(fail)
-
-
-def _own_process(settings: Settings, name: str, command: Sequence[str]) -> OwnProcess:
-    state, cache = driver_directories(settings, name)
-    start = Initialize(
-        host=host_name(settings),
-        settings=driver_table(settings, name),
-        state_dir=str(state),
-        cache_dir=str(cache),
-        data_path=tuple(map(str, config_path(settings))),
-    )
-    memory = driver_hosting(settings, name).memory_limit
-    return OwnProcess(name, command, start, memory=memory, directory=settings.config_dir)
+    return {**found, own: InProcess(partial(HelperDriver, context, helpers))}
 
 
 @asynccontextmanager
@@ -285,45 +240,3 @@ async def _reload(present: Settings, reload: Reload | None) -> Settings:
         need_restart=[name for name in changed if name != "log_level"],
     )
     return msgspec.structs.replace(present, log_level=fresh.log_level)
-
-
-def _raise_file_limit() -> None:
-    """Use as many file descriptors as the system allows: each client, guest and program holds some."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
-@contextmanager
-def _claimed(data_dir: Path) -> Iterator[None]:
-    """Hold the data directory for this process alone."""
-    try:
-        data_dir.mkdir(parents=True, exist_ok=True, mode=0o750)
-        descriptor = os.open(data_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise DaemonError(f"the data directory {data_dir} cannot be used: {error.strerror}") from None
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise DaemonError(
-                f"another anvild runs on the data directory {data_dir}: stop it, or name another with --data-dir"
-            ) from None
-        yield
-    finally:
-        os.close(descriptor)
-
-
-@contextmanager
-def _announced(data_dir: Path, url: str) -> Iterator[None]:
-    """Tell the world on standard output and in ``ready.json``; the file goes when the daemon does."""
-    line = json.dumps({"event": "ready", "url": url, "pid": os.getpid()})
-    path = data_dir / "ready.json"
-    fresh = path.with_suffix(".new")
-    fresh.write_text(line + "\n")
-    fresh.replace(path)
-    sys.stdout.write(line + "\n")
-    sys.stdout.flush()
-    try:
-        yield
-    finally:
-        path.unlink(missing_ok=True)
