@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -50,28 +51,44 @@ def find_python() -> str | None:
 
 
 @pytest.fixture(scope="session")
-def sdk_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def sdk_python() -> Path:
     """The Python of an environment in which the SDK is installed, kept for the next run."""
     python = find_python()
     if python is None:
         pytest.skip(f"{SDK} needs Python {PYTHON}: apt-get install python{PYTHON}-venv, or uv python install {PYTHON}")
     cache = Path(os.environ.get("ANVIL_TEST_CACHE") or Path.home() / ".cache" / "anvild")
     whole = cache / f"{SDK.replace('==', '-')}-python{PYTHON}"
-    if (whole / "installed").exists() and _runs(whole / "bin/python"):
+    if _runs(whole / "bin/python"):
         return whole / "bin/python"
     shutil.rmtree(whole, ignore_errors=True)
-    for command in ([python, "-m", "venv", str(whole)], [str(whole / "bin/python"), "-m", "pip", "install", "-q", SDK]):
+    cache.mkdir(parents=True, exist_ok=True)
+    made = Path(tempfile.mkdtemp(prefix="sdk-", dir=cache))
+    for command in _installation(python, made):
         done = subprocess.run(command, capture_output=True, text=True, timeout=INSTALL_SECONDS)
         if done.returncode:
+            shutil.rmtree(made)
             last = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
             pytest.skip(f"pip install {SDK} does not work here: {last}")
-    (whole / "installed").touch()
+    try:
+        made.rename(whole)
+    except OSError:  # another run has made it meanwhile
+        shutil.rmtree(made)
     return whole / "bin/python"
+
+
+def _installation(python: str, folder: Path) -> list[list[str]]:
+    """The commands that make the environment."""
+    inner = str(folder / "bin/python")
+    if uv := shutil.which("uv"):
+        install = [uv, "pip", "install", "--quiet", "--compile-bytecode", "--python", inner, SDK]
+        return [[uv, "venv", "--quiet", "--allow-existing", "--python", python, str(folder)], install]
+    return [[python, "-m", "venv", str(folder)], [inner, "-m", "pip", "install", "--quiet", SDK]]
 
 
 def _runs(python: Path) -> bool:
     """Whether an environment still works: the Python that it was made of may have gone."""
-    return python.exists() and subprocess.run([python, "-c", "import wrenn"], check=False).returncode == 0
+    tried = [python, "-W", "ignore", "-c", "import wrenn"]
+    return python.exists() and subprocess.run(tried, check=False, capture_output=True).returncode == 0
 
 
 def driver_of(daemon: Daemon, sdk_python: Path) -> Drive:

@@ -24,18 +24,18 @@ OTHER = 8889
 
 async def drive(sdk: Clients) -> None:
     """Drive all of it."""
-    async with inside(await told(sdk.CodeRunner.create(template=TEMPLATE, wait=True))) as runner:
+    async with inside(await told(sdk.CodeRunner.create(template=TEMPLATE))) as runner:
+        await told(runner.wait_ready(300))
         assert runner.info.template == TEMPLATE
         if TEMPLATE != REAL:
             await serve(runner, KERNELS)
-        else:
-            await kernel(runner)
+        await run_code(runner, "None")
         await cells(runner)
         if TEMPLATE != REAL:
             await serve(runner, OTHER)
             await ports(sdk, runner)
         await told(runner.close())
-        assert (await told(runner.run_code("x"))).text == "41"  # which connects again
+        assert (await run_code(runner, "x")).text == "41"  # which connects again
 
 
 async def serve(capsule: Any, port: int) -> None:
@@ -43,15 +43,14 @@ async def serve(capsule: Any, port: int) -> None:
     for source in SOURCES:
         await told(capsule.files.write(f"/srv/{source.name}", source.read_bytes()))
     await told(capsule.commands.run(f"exec python3 /srv/guest_kernel.py {port} >/tmp/{port}", background=True))
-    await told(capsule.commands.run(f"until grep -q listening /tmp/{port}; do sleep 0.05; done"))
+    await told(capsule.commands.run(f"until grep -q listening /tmp/{port}; do sleep 0.05; done", timeout=300))
 
 
-async def kernel(runner: Any) -> None:
-    """Wait until the kernel runs: in emulation that takes longer than the 5 s that the SDK waits for its handshake."""
+async def run_code(runner: Any, code: str) -> Any:
+    """Run a cell when the kernel runs: in emulation it may need longer than the 5 s that the SDK's handshake waits."""
     while True:
         with contextlib.suppress(httpx.ReadTimeout):
-            await told(runner.run_code("None", timeout=300, jupyter_timeout=300))
-            return
+            return await told(runner.run_code(code, timeout=300, jupyter_timeout=300))
 
 
 async def cells(runner: Any) -> None:
@@ -82,12 +81,12 @@ async def ports(sdk: Clients, capsule: Any) -> None:
     """A port is reached at the address that the SDK tells, by those who have the key."""
     url = capsule.get_url(OTHER)
     key = {"X-API-Key": capsule._client._api_key}
-    async with httpx.AsyncClient(headers=key) as client:
+    async with httpx.AsyncClient(headers=key, timeout=60) as client:
         assert (await client.get(f"{url}/api/kernels")).json() == []
         refused = await client.get(f"{capsule.get_url(1)}/")
         assert (refused.status_code, refused.headers["content-type"]) == (502, "text/plain; charset=utf-8")
         with raises(exceptions.WrennInternalError) as found:
             exceptions.handle_response(refused)
         assert found.error.status_code == 502
-    async with httpx.AsyncClient() as client:
+    async with httpx.AsyncClient(timeout=60) as client:
         assert (await client.get(f"{url}/api/kernels")).status_code == 401

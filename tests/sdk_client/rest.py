@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx
 from clients import Clients, inside, raises, told
-from notebook import KERNELS, serve
+from notebook import KERNELS, run_code, serve
 from work import until
 from wrenn import exceptions
 from wrenn.models import Status
@@ -15,11 +15,15 @@ from wrenn.models import Status
 WARM_MB = 512
 """A capsule of this size starts from memory; one of another size boots first."""
 
+PATIENCE = 300
+"""Seconds; machines that are emulated may need longer than the 30 that the SDK waits by itself."""
+
 
 async def drive(sdk: Clients) -> None:
     """Drive all of it."""
-    capsule = await told(sdk.Capsule.create(memory_mb=WARM_MB, wait=True))
+    capsule = await told(sdk.Capsule.create(memory_mb=WARM_MB))
     async with inside(capsule):
+        await told(capsule.wait_ready(PATIENCE))
         assert capsule.info.template == "minimal"
         await told(capsule.commands.run("echo data > /tmp/file"))
         counting = "n=0; while read -r line; do n=$((n + 1)); echo $line $n; done"
@@ -28,30 +32,32 @@ async def drive(sdk: Clients) -> None:
             await until(terminal, b"first 1")
             tag = terminal.tag
         await paused(sdk, capsule)
-        await told(capsule.wait_ready())
+        await told(capsule.wait_ready(PATIENCE))
         assert await told(capsule.files.read("/tmp/file")) == "data\n"
         async with inside(capsule.pty_connect(tag)) as terminal:
             await told(terminal.write(b"second\n"))
             await until(terminal, b"second 2")
         await with_memory(sdk, capsule)
-    runner = await told(sdk.CodeRunner.create(template="minimal", memory_mb=WARM_MB, wait=True))
+    runner = await told(sdk.CodeRunner.create(template="minimal", memory_mb=WARM_MB))
     async with inside(runner):
+        await told(runner.wait_ready(PATIENCE))
         await cells_of(runner)
 
 
 async def cells_of(runner: Any) -> None:
     """The kernel of a machine keeps its names while the machine is put aside, and is not reached then."""
     await serve(runner, KERNELS)
-    await told(runner.run_code("x = 41"))
-    async with httpx.AsyncClient(headers={"X-API-Key": runner._client._api_key}) as client:
+    await run_code(runner, "x = 41")
+    async with httpx.AsyncClient(headers={"X-API-Key": runner._client._api_key}, timeout=60) as client:
         url = f"{runner.get_url(KERNELS)}/api/kernels"
         await told(runner._client.capsules.pause(runner.capsule_id))
         assert (await client.get(url)).status_code == 409
         await told(runner.close())
         await reaches(runner._client.capsules, runner.capsule_id, Status.paused)
-        await told(runner.resume(wait=True))
+        await told(runner.resume())
+        await told(runner.wait_ready(PATIENCE))
         assert (await client.get(url)).status_code == 200
-    assert (await told(runner.run_code("x + 1"))).text == "42"
+    assert (await run_code(runner, "x + 1")).text == "42"
 
 
 async def paused(sdk: Clients, capsule: Any) -> None:
@@ -60,17 +66,21 @@ async def paused(sdk: Clients, capsule: Any) -> None:
     client = sdk.Client()
     async with inside(client):
         raw = client.capsules
-        assert (await told(capsule.pause(wait=True))).status is Status.paused
+        assert (await told(capsule.pause())).status in (Status.pausing, Status.paused)
+        await reaches(raw, ident, Status.paused)
         with raises(exceptions.WrennConflictError) as found:
             await told(raw.ping(ident))
         assert found.error.code == "invalid_state"
-        assert (await told(capsule.resume(wait=True))).status is Status.running
+        assert (await told(capsule.resume())).status in (Status.resuming, Status.running)
+        await told(capsule.wait_ready(PATIENCE))
         assert (await told(sdk.Capsule.pause(ident))).status in (Status.pausing, Status.paused)
-        other = await told(sdk.Capsule.connect(ident))  # waits until it is paused, and resumes it
+        await reaches(raw, ident, Status.paused)
+        other = await told(sdk.Capsule.connect(ident))  # which resumes it
         assert await told(other.is_running())
         await told(raw.pause(ident))
         await reaches(raw, ident, Status.paused)
-        assert (await told(sdk.Capsule.resume(ident, wait=True))).status is Status.running
+        assert (await told(sdk.Capsule.resume(ident))).status in (Status.resuming, Status.running)
+        await told(capsule.wait_ready(PATIENCE))
         await told(raw.pause(ident))
         await reaches(raw, ident, Status.paused)
         assert (await told(raw.resume(ident))).status in (Status.resuming, Status.running)
@@ -91,7 +101,8 @@ async def with_memory(sdk: Clients, capsule: Any) -> None:
     async with inside(client):
         made = await told(capsule.create_snapshot(f"sdk-{capsule.capsule_id}"))
         assert (made.type, made.memory_mb) == ("snapshot", WARM_MB)
-        async with inside(await told(sdk.Capsule.create(template=made.name, wait=True))) as fork:
+        async with inside(await told(sdk.Capsule.create(template=made.name))) as fork:
+            await told(fork.wait_ready(PATIENCE))
             found = {process.tag: process.pid for process in await told(fork.commands.list())}
             assert found["sleeper"] == started.pid
             assert await told(fork.files.read("/tmp/file")) == "data\n"
