@@ -9,19 +9,17 @@ from __future__ import annotations
 import ssl
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from urllib.parse import SplitResult, urlsplit
 
 import httpcore2
 import trio
 
 from anvild.sdk import InvalidArgument, Outbound, PermissionDenied, Reply, Unavailable
+from anvild.sdk.network.addresses import PERMITTABLE, Network, Reach, parse_address, reach_of
 
 __all__ = ["GuardedOutbound", "Resolve", "permitted", "resolve"]
 
 
-Address = IPv4Address | IPv6Address
-Network = IPv4Network | IPv6Network
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 """Returns the addresses of a host, best first. Raises OSError."""
 
@@ -31,12 +29,6 @@ CONNECT_SECONDS = 4.0
 BODY = 64 * 1024
 USER_AGENT = "anvild"
 
-_CARRIERS = (ip_network("64:ff9b::/96"), ip_network("::/96"))
-"""IPv6 networks whose addresses end in an IPv4 one that they stand for."""
-
-_METADATA = (ip_network("168.63.129.16/32"), ip_network("192.0.0.0/24"))
-"""Where clouds keep what a machine may know of itself, at addresses that look public."""
-
 
 async def resolve(host: str, port: int) -> Sequence[str]:
     """Return the addresses of a host, as the system's resolver sorts them."""
@@ -45,30 +37,13 @@ async def resolve(host: str, port: int) -> Sequence[str]:
 
 
 def permitted(address: str, allow: Iterable[Network] = ()) -> bool:
-    """Whether a channel may reach an address: a public one, or one in ``allow``.
-
-    Loopback, private, link-local, multicast and reserved addresses are not public, nor are IPv6 addresses that stand
-    for such an IPv4 one.
-    """
-    try:
-        meant = _meant(ip_address(address))
-    except ValueError:
+    """Whether a channel may reach an address: a public one, or one of this machine or a private network that is in
+    ``allow``. Link-local addresses, metadata services and what is no single machine are never reached."""
+    meant = parse_address(address)
+    if meant is None:
         return False  # with a zone: link-local
-    if any(meant in network for network in allow):
-        return True
-    if any(meant in network for network in _METADATA):
-        return False
-    return meant.is_global and not meant.is_multicast and not meant.is_reserved
-
-
-def _meant(address: Address) -> Address:
-    """Return the IPv4 address that an IPv6 address stands for, or the address itself."""
-    if isinstance(address, IPv4Address):
-        return address
-    carried = address.ipv4_mapped or address.sixtofour
-    if carried is None and any(address in network for network in _CARRIERS):
-        carried = IPv4Address(int(address) & 0xFFFFFFFF)
-    return carried or address
+    reach = reach_of(meant)
+    return reach is Reach.PUBLIC or (reach in PERMITTABLE and any(meant in network for network in allow))
 
 
 class _Guard(httpcore2.AsyncNetworkBackend):

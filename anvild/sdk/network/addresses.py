@@ -9,7 +9,17 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 
 from ..errors import InvalidArgument
 
-__all__ = ["Address", "Network", "Reach", "describe", "is_own", "parse_address", "parse_network", "reach_of"]
+__all__ = [
+    "PERMITTABLE",
+    "Address",
+    "Network",
+    "Reach",
+    "describe",
+    "is_own",
+    "parse_address",
+    "parse_network",
+    "reach_of",
+]
 
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
@@ -24,6 +34,8 @@ class Reach(StrEnum):
     LOCAL = "link-local or a metadata service"
     SPECIAL = "of no single machine"
 
+
+PERMITTABLE = (Reach.PRIVATE, Reach.LOOPBACK)
 
 _RANGES: tuple[tuple[Network, Reach], ...] = tuple(
     (ip_network(text), reach)

@@ -9,7 +9,7 @@ import msgspec
 
 from ..errors import InvalidArgument
 from ..values import NetworkPolicy
-from .addresses import Address, Network, Reach, describe, is_own, parse_address, parse_network, reach_of
+from .addresses import PERMITTABLE, Address, Network, Reach, describe, is_own, parse_address, parse_network, reach_of
 
 __all__ = ["NOT_LISTED", "PORTS", "Rules", "check_private", "host_of"]
 
@@ -20,7 +20,6 @@ LONGEST_NAME = 253
 PORTS = 65535
 ANYWHERE = "*"
 NOT_LISTED = "is not on the allow-list"
-PERMITTABLE = (Reach.PRIVATE, Reach.LOOPBACK)
 
 
 class _Entry(msgspec.Struct, frozen=True):
