@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 import msgspec
-from sqlalchemy import ColumnElement, Connection, Row, insert, select, true, update
+from sqlalchemy import ColumnElement, Connection, Row, bindparam, insert, select, true, update
 
 from anvild.core.clock import utcnow
 from anvild.core.engine import Actor
@@ -28,6 +28,7 @@ __all__ = ["SYSTEM", "Book", "add", "stop_of_owner"]
 SYSTEM = Actor()
 
 _all = select(*(capsules.c[name] for name in Capsule.__struct_fields__))
+_one = _all.where(capsules.c.id == bindparam("capsule_id"))
 
 
 class Book:
@@ -39,9 +40,8 @@ class Book:
 
     async def get(self, capsule_id: str, team_id: str | None) -> Capsule:
         """Return a capsule of a team. Raises NotFound."""
-        query = _all.where(capsules.c.id == capsule_id, _of(team_id))
-        row = await self._store.read(lambda conn: conn.execute(query).one_or_none())
-        if row is None:
+        row = await self._store.read(lambda conn: conn.execute(_one, {"capsule_id": capsule_id}).one_or_none())
+        if row is None or team_id not in (None, row.team_id):
             raise NotFound("there is no such capsule")
         return _capsule(row)
 

@@ -31,6 +31,7 @@ class Live:
     ) -> None:
         self.last_active_at: datetime | None = capsule.last_active_at
         self.noted_at: datetime | None = None
+        self.team_id = capsule.team_id
         self._capsule = capsule
         self._leases = leases
         self._metrics = metrics
