@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
+import json
+import os
 import random
+import signal
 import statistics
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
 from tests.daemon import Daemon
+from tests.guests import MakeGuestDaemon
 from tests.support.capsules import contract
 from tests.support.contract import Document
 from tests.support.program import ONE, Capsule, Program
 
 __all__ = ["contract"]
 
+ISOLATED = """
+[drivers.microvm]
+isolation = "process"
+"""
+HUGE, BLOCK = 2**31, 2**20
+ROOM = 64 * 2**20
 MANY = 100
 LONG = 1000
 PATIENCE = 300.0
@@ -117,6 +130,35 @@ def drift(program: Program, capsule: Capsule) -> float:
     before = time.time()
     clock = float(program.shell(capsule, "date +%s.%N"))
     return max(before - clock, clock - time.time(), 0.0)
+
+
+def test_capsules_outlive_their_driver(guest_daemon_factory: MakeGuestDaemon, contract: Document) -> None:
+    daemon = guest_daemon_factory()
+    daemon.config += ISOLATED
+    daemon.start()
+    daemon.wait_for_driver("microvm")
+    program = Program(daemon, contract)
+    counting, paused = Counting(program), program.make()
+    counting.begin(program)
+    program.reaches(paused, "running")
+    program("POST", ONE + "/pause", 202, paused)
+    program.reaches(paused, "paused")
+    with program.client.stream("GET", "/v1/events/stream") as told:
+        lines = told.iter_lines()
+        assert "event: connected" in lines
+        with daemon.client() as client:
+            (driver,) = (each for each in client.get("/api/v1/drivers").json()["drivers"] if each["name"] == "microvm")
+        os.kill(int(driver["facts"]["process_id"]), signal.SIGKILL)
+        states = (json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data: "))
+        changes = (each["metadata"] for each in states if each["event"] == "capsule.state.changed")
+        assert [next(changes)["to"], next(changes)["to"]] == ["missing", "running"]
+    counting.look(program)
+    program.reaches(paused, "paused")
+    program("POST", ONE + "/resume", 202, paused)
+    program.reaches(paused, "running")
+    counting.read(program)
+    program.end(counting.capsule, paused)
+    program.close()
 
 
 class Walk:
@@ -239,4 +281,49 @@ def test_a_hundred_programs_at_once(program: Program, pool: ThreadPoolExecutor) 
         return program.shell(capsule, f"echo {number}; read -r long < /root/long; echo $long")
 
     assert list(pool.map(one, range(MANY))) == [f"{number}\n{7:0{LONG}}\n" for number in range(MANY)]
+    program.end(capsule)
+
+
+class Pattern(io.RawIOBase):
+    """A file of blocks, of which no two are alike, that is never whole in memory."""
+
+    def __init__(self, size: int) -> None:
+        self.left = size
+        self.hash = hashlib.sha256()
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        count = min(self.left, BLOCK if size < 0 else size)
+        piece = (self.left.to_bytes(8, "big") * (count // 8 + 1))[:count]
+        self.left -= count
+        self.hash.update(piece)
+        return piece
+
+
+def resident(daemon: Daemon) -> int:
+    """The bytes of memory that a daemon has at most taken so far."""
+    assert daemon.process is not None
+    status = Path(f"/proc/{daemon.process.pid}/status").read_text()
+    return int(status.partition("VmHWM:")[2].split(maxsplit=1)[0]) * 1024
+
+
+@pytest.mark.soak
+def test_two_gibibytes_go_both_ways_in_little_memory(program: Program) -> None:
+    capsule = program.make()
+    program.reaches(capsule, "running")
+    before = resident(program.daemon)
+    content = Pattern(HUGE)
+    files = [("path", (None, b"/root/huge")), ("file", ("huge", content))]
+    program("POST", ONE + "/files/stream/write", 204, capsule, files=files)
+    back = hashlib.sha256()
+    path = ONE.format_map(capsule) + "/files/stream/read"
+    with program.client.stream("POST", path, json={"path": "/root/huge"}) as answer:
+        for piece in answer.iter_bytes(BLOCK):
+            back.update(piece)
+    assert back.hexdigest() == content.hash.hexdigest()
+    more = resident(program.daemon) - before
+    print(f"the daemon took {more / 2**20:.0f} MiB for it")
+    assert more < ROOM
     program.end(capsule)
