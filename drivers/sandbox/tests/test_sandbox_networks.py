@@ -111,7 +111,9 @@ async def test_refusals_say_why(driver: SandboxDriver, web: int) -> None:
             done = await run(session, Command(argv=("sh", "-c", WITHOUT_EXCEPTIONS + ask, url)), deadline=60)
             return done.stdout.decode().strip()
 
-        assert await asked("http://pypi.org/simple/") == "403 pypi.org:80 is not on the allow-list"
+        assert (
+            await asked("http://packages.example.org/simple/") == "403 packages.example.org:80 is not on the allow-list"
+        )
         assert await asked("http://169.254.169.254/") == ("403 169.254.169.254:80 is link-local or a metadata service")
         assert await asked("http://127.0.0.2/") == "403 127.0.0.2:80 is loopback"
         assert (await asked("http://2130706433/")).startswith("400 ")

@@ -42,7 +42,10 @@ def test_a_capsule_from_its_making_to_its_end(anvil: Anvil, told: Told, capsule:
     [
         (["--network", "internet"], "internet"),
         (["--network", "none"], None),
-        (["--network", "pypi.org", "--network", "*.debian.org:443"], {"allow": ["pypi.org", "*.debian.org:443"]}),
+        (
+            ["--network", "packages.example.org", "--network", "*.mirror.example:443"],
+            {"allow": ["packages.example.org", "*.mirror.example:443"]},
+        ),
     ],
 )
 def test_a_capsule_with_a_network(anvil: Anvil, told: Told, words: list[str], shown: object) -> None:

@@ -70,7 +70,10 @@ def test_environment(tmp_path: Path) -> None:
         ("[store", "anvild.toml: not valid TOML"),
         ("[notify]\nallow = ['10.0.0.1/8']", "anvild.toml: notify: 10.0.0.1/8 has host bits set"),
         ("[capsules]\nnetwork = 'everything'", "anvild.toml: capsules.network: "),
-        ("[capsules]\nnetwork = ['pypi.org', 'no host']", "anvild.toml: capsules: network[1]: 'no host' is no name"),
+        (
+            "[capsules]\nnetwork = ['packages.example.org', 'no host']",
+            "anvild.toml: capsules: network[1]: 'no host' is no name",
+        ),
         ("[capsules]\nnetwork = ['10.0.0.0/8']", "anvild.toml: capsules: network[0]: 10.0.0.0/8 is private"),
         ("[capsules]\nnetwork_private = ['0.0.0.0/0']", "anvild.toml: capsules: network_private[0]: 0.0.0.0/0 holds"),
         ("[capsules]\nproxy_domain = '*.example.org'", "anvild.toml: capsules.proxy_domain: expected `str` matching"),

@@ -126,7 +126,7 @@ WRONG: list[tuple[object, str]] = [
     ({"allow": []}, "network"),
     ({"allow": "*"}, "allow"),
     ({"allow": [""]}, "allow"),
-    ({"allow": ["pypi.org", "no host"]}, "network.allow[1]"),
+    ({"allow": ["packages.example.org", "no host"]}, "network.allow[1]"),
     ({"allow": ["a:0"]}, "network.allow[0]"),
     ({"allow": ["10.0.0.0/8"]}, "network.allow[0]"),
     ({"allow": ["127.0.0.1"]}, "network.allow[0]"),

@@ -114,7 +114,7 @@ async def test_the_next_address_is_tried_when_one_does_not_answer(port: int) -> 
 async def test_a_name_that_is_not_allowed_is_not_even_looked_up(port: int) -> None:
     names = Names(["127.0.0.1"])
     with pytest.raises(PermissionDenied, match=r"^secret\.evil\.example:443 is not on the allow-list$"):
-        await opened("pypi.org", names=names)("secret.evil.example", 443)
+        await opened("packages.example.org", names=names)("secret.evil.example", 443)
     with pytest.raises(PermissionDenied, match="allow-list"):
         await opened("a.lab:443", names=names)("a.lab", port)
     assert names.asked == []

@@ -105,16 +105,16 @@ DOCUMENTATION = tuple(
         ("*", "any.example.org", PUBLIC_6, 1, True),
         ("*:443", None, PUBLIC, 443, True),
         ("*:443", None, PUBLIC, 80, False),
-        ("pypi.org", "pypi.org", PUBLIC, 443, True),
-        ("PyPI.org.", "pypi.org", PUBLIC, 443, True),
-        ("pypi.org", "www.pypi.org", PUBLIC, 443, False),
-        ("pypi.org", "evilpypi.org", PUBLIC, 443, False),
-        ("pypi.org", None, PUBLIC, 443, False),
-        ("*.debian.org:443", "deb.debian.org", PUBLIC, 443, True),
-        ("*.debian.org:443", "a.b.debian.org", PUBLIC, 443, True),
-        ("*.debian.org:443", "deb.debian.org", PUBLIC, 80, False),
-        ("*.debian.org", "debian.org", PUBLIC, 443, False),
-        ("*.debian.org", "evildebian.org", PUBLIC, 443, False),
+        ("packages.example.org", "packages.example.org", PUBLIC, 443, True),
+        ("Packages.Example.org.", "packages.example.org", PUBLIC, 443, True),
+        ("packages.example.org", "www.packages.example.org", PUBLIC, 443, False),
+        ("packages.example.org", "evilpackages.example.org", PUBLIC, 443, False),
+        ("packages.example.org", None, PUBLIC, 443, False),
+        ("*.mirror.example:443", "deb.mirror.example", PUBLIC, 443, True),
+        ("*.mirror.example:443", "a.b.mirror.example", PUBLIC, 443, True),
+        ("*.mirror.example:443", "deb.mirror.example", PUBLIC, 80, False),
+        ("*.mirror.example", "mirror.example", PUBLIC, 443, False),
+        ("*.mirror.example", "evilmirror.example", PUBLIC, 443, False),
         ("203.0.113.0/24", None, "203.0.113.77", 22, True),
         ("203.0.113.0/24", "named.example.org", "203.0.113.77", 22, True),
         ("203.0.113.0/24", None, "203.0.114.1", 22, False),
@@ -204,7 +204,7 @@ def test_the_kernel_knows_its_own_addresses() -> None:
 )
 def test_entries_that_cannot_be(entry: str, says: str) -> None:
     with pytest.raises(InvalidArgument, match=says) as caught:
-        rules("pypi.org", entry)
+        rules("packages.example.org", entry)
     assert caught.value.details == {"field": "allow[1]"}
 
 
@@ -218,9 +218,9 @@ def test_operators_permit_private_addresses_alone(network: str) -> None:
 
 
 def test_names_are_looked_up_only_where_something_could_let_them_through() -> None:
-    assert rules("pypi.org:443").may_ask_for("pypi.org", 443)
-    assert not rules("pypi.org:443").may_ask_for("pypi.org", 80)
-    assert not rules("pypi.org").may_ask_for("secret.evil.example", 443)
+    assert rules("packages.example.org:443").may_ask_for("packages.example.org", 443)
+    assert not rules("packages.example.org:443").may_ask_for("packages.example.org", 80)
+    assert not rules("packages.example.org").may_ask_for("secret.evil.example", 443)
     assert rules("203.0.113.0/24").may_ask_for("any.example", 443)
     assert rules("*").may_ask_for("any.example", 443)
 
@@ -236,7 +236,7 @@ def test_forms_that_machines_read_differently_are_no_hosts(text: str) -> None:
 
 
 def test_hosts() -> None:
-    assert host_of("PyPI.org.") == "pypi.org"
+    assert host_of("Packages.Example.org.") == "packages.example.org"
     assert host_of("[::1]") == host_of("::1") == ip_address("::1")
     assert host_of("::FFFF:127.0.0.1") == ip_address("127.0.0.1")
     assert host_of("_dmarc.example.org") == "_dmarc.example.org"
