@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -97,6 +98,17 @@ class Counting:
         assert lines == [str(number + 1) for number in range(len(lines))], "output was lost"
 
 
+def adoption(daemon: Daemon, since: int, capsules: int) -> float:
+    """How many seconds after it was ready a daemon had adopted all capsules, by its log from a byte on."""
+    with daemon.log.open("rb") as log:
+        log.seek(since)
+        told = [json.loads(line) for line in log if line.startswith(b"{")]
+    (ready,) = (datetime.fromisoformat(each["at"]) for each in told if each["event"] == "ready")
+    adopted = [datetime.fromisoformat(each["at"]) for each in told if each["event"] == "recovery" and each["alive"]]
+    assert len(adopted) == capsules
+    return (max(adopted) - ready).total_seconds()
+
+
 def outlive(program: Program, pool: ThreadPoolExecutor, *, capsules: int, kills: int, in_time: bool) -> None:
     """Kill the daemon again and again; each time all capsules must be there as they were."""
     counting = [Counting(program) for _ in range(capsules)]
@@ -104,14 +116,18 @@ def outlive(program: Program, pool: ThreadPoolExecutor, *, capsules: int, kills:
     ids = sorted(each.capsule["id"] for each in counting)
     for number in range(kills):
         program.daemon.kill()
+        said = program.daemon.log.stat().st_size
         program.daemon.start()
         ready = time.monotonic()
         shown = program("GET", "/v1/capsules", 200)
         assert sorted(each["id"] for each in shown) == ids, f"kill {number}"
         list(pool.map(lambda each: each.look(program), counting))
-        seconds = time.monotonic() - ready
-        print(f"kill {number}: {capsules} capsules answered {seconds:.2f} s after the daemon was ready")
-        assert not in_time or seconds < ADOPTION_SECONDS, f"kill {number}"
+        answered = time.monotonic() - ready
+        adopted = adoption(program.daemon, said, capsules)
+        print(
+            f"kill {number}: {capsules} adopted {adopted:.2f} s after the daemon was ready, all asked {answered:.2f} s"
+        )
+        assert not in_time or adopted < ADOPTION_SECONDS, f"kill {number}"
     list(pool.map(lambda each: each.read(program), counting))
     program.end(*(each.capsule for each in counting))
 
