@@ -9,8 +9,8 @@ import platform
 import shutil
 import signal
 import time
-from collections.abc import Mapping
-from contextlib import AsyncExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import AsyncExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -110,6 +110,7 @@ async def join(
         factories = await trio.to_thread.run_sync(driver_factories, settings, plugins)
         http = await stack.enter_async_context(httpx2.AsyncClient(base_url=base, timeout=CALL_SECONDS, trust_env=False))
         membership = Membership(http, base, settings.data_dir / CREDENTIALS)
+        stack.enter_context(_one_refusal())
         async with trio.open_nursery() as nursery:
             await nursery.start(_end_on_signal, nursery.cancel_scope)
             nursery.start_soon(systemd.keep_alive)
@@ -124,6 +125,21 @@ async def join(
                         lender = Lender(name, factory, membership, host_name(settings), pulse)
                         lending.start_soon(lender.run)
                 await systemd.stopping()
+
+
+@contextmanager
+def _one_refusal() -> Iterator[None]:
+    """Of several that the machine was forgotten by at the same time, let one out."""
+    try:
+        yield
+    except BaseExceptionGroup as group:
+        refusals, others = group.split(DaemonError)
+        if refusals is None or others is not None:
+            raise
+        refusal: BaseException = refusals
+        while isinstance(refusal, BaseExceptionGroup):
+            refusal = refusal.exceptions[0]
+        raise refusal from None
 
 
 async def _end_on_signal(scope: trio.CancelScope, task_status: trio.TaskStatus[None]) -> None:
