@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.daemon import BIN, Daemon
+from tests.daemon import BIN, EMAIL, PASSWORD, Daemon
 
 ROOT = Path(__file__).resolve().parents[2]
 GUIDES = ("docs/operator.md", "docs/client.md")
@@ -42,6 +42,8 @@ def test_the_commands_of_a_guide_work(guide: str, daemon_factory: Any, tmp_path:
         "ANVIL_DATA": str(tmp_path / "data"),
         "ANVIL_URL": daemon.url,
         "KEY": daemon.keys["live_key"],
+        "EMAIL": EMAIL,
+        "PASSWORD": PASSWORD,
     }
     done = subprocess.run(
         ["bash", "-euxo", "pipefail", "-c", script],
