@@ -266,10 +266,13 @@ def test_a_capsule_outlives_a_pulled_cable_and_the_death_of_either_daemon(tmp_pa
         cable.put_in()
         written = goes_on(written)
 
-        lab.kill()
-        lab.start(url.removeprefix("http://"))
-        written = goes_on(written)
-        capsule(near, "running")
+        for end in (lab.kill, lab.stop):
+            end()
+            lab.start(url.removeprefix("http://"))
+            written = goes_on(written)
+            capsule(near, "running")
+        told = admin("GET", "/v1/audit-logs", params={"resource_type": "sandbox"}).json()["entries"]
+        assert {entry["action"] for entry in told} == {"create"}, "no capsule has ended or begun anew"
 
         far.kill()
         capsule(distant, "missing")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import trio
+
 from anvild.core.engine import Devices
 from anvild.core.errors import Forbidden
 from anvild.core.events import EventLog
@@ -53,7 +55,9 @@ def add_driver(
             ):
                 if scope is None:
                     name = request.headers.get(HOST_NAME, "host")
-                    await links.lend(principal.id, name, remote, line)
+                    # Its capsules do not miss their host while this daemon is away itself.
+                    with request.stopping.ending(trio.CancelScope()):
+                        await links.lend(principal.id, name, remote, line)
                 else:
                     await helpers.serve(remote, scope)
         except TransportClosed as error:
