@@ -40,7 +40,9 @@ async def create_overlay(path: Path, backing: str, size: int) -> None:
 
 
 async def flatten(folder: Path, layer: str, base: str, target: str) -> None:
-    """Write to ``target`` all that lies between ``base`` and the top of ``layer``, as one layer over ``base``."""
-    await run_tool(
-        ["qemu-img", "convert", "-q", "-O", "qcow2", "-B", base, "-F", form_of(base), layer, target], cwd=folder
-    )
+    """Write to ``target`` all that lies between ``base`` and the top of ``layer``, as one layer over ``base``.
+
+    ``qemu-img convert -B`` is not for this: it takes the layer right above its source's own backing file alone.
+    """
+    await run_tool(["qemu-img", "create", "-q", "-f", "qcow2", "-F", form_of(layer), "-b", layer, target], cwd=folder)
+    await run_tool(["qemu-img", "rebase", "-q", "-f", "qcow2", "-F", form_of(base), "-b", base, target], cwd=folder)
