@@ -61,6 +61,8 @@ class ConnectionLimits(msgspec.Struct, frozen=True, kw_only=True):
     streams: int = 100
     message_bytes: int = 4 * 2**20
     ping_seconds: float = 20.0
+    decision_seconds: float = 300.0
+    """How long a handler may take to decide on a WebSocket: it may have to wait for a device first."""
 
 
 class Host(Protocol):

@@ -56,7 +56,7 @@ class WebSocketStream(WSStream):
     def patience(self) -> float:
         """How many seconds nothing may happen: a client may be silent, a handler undecided on the handshake."""
         limits = self.link.limits
-        return limits.ping_seconds * 2 if self.state is ASGIWebsocketState.CONNECTED else limits.header_seconds
+        return limits.ping_seconds * 2 if self.state is ASGIWebsocketState.CONNECTED else limits.decision_seconds
 
     async def spawn_app(self, *_: object) -> Callable[[dict[str, Any]], Awaitable[None]]:
         """Start the application; hypercorn calls this when the handshake has been read."""

@@ -95,13 +95,13 @@ async def test_the_phone_is_unplugged_while_tests_run(tmp_path: Path) -> None:
             while (event := await anext(followed)).kind != "run.step" or event.data.get("step") != "ui":
                 pass
             await rehearsal.unplug(PHONE)
-            with trio.fail_after(30):
+            with trio.fail_after(60):
                 while (await anext(followed)).kind != "run.failed":
                     pass
             ended = await engine.runs.get(run)
             assert (ended.state, ended.reason_code) == ("failed", "device_lost"), ended.reason
             await rehearsal.plug(PHONE)
-            with trio.fail_after(30):
+            with trio.fail_after(60):
                 while "unclean" not in (await anext(followed)).data.get("changed", ()):
                     pass
         (device,) = await engine.devices.list()

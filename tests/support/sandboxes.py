@@ -52,7 +52,7 @@ def make(api: Caller) -> MakeCapsule:
 
 async def reaches(api: Caller, capsule: str, *states: str, path: str = "/v1/capsules/{id}") -> str:
     """Wait until a capsule is in one of these states, as it is shown at ``path``."""
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         while True:
             shown = await api("GET", path, 200, values={"id": capsule})
             if shown["status"] in states:

@@ -44,7 +44,7 @@ class Watched:
 
     async def until(self, wanted: Callable[[Sighting], bool], *, seen: int = 0) -> Sighting:
         """Return the first sighting from number ``seen`` on that fits."""
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             while True:
                 for each in self.sightings[seen:]:
                     if wanted(each):
@@ -241,7 +241,7 @@ def run_program() -> Callable[..., Any]:
         address = simulator.address
         if address.startswith("/") and "go-ios" not in argv[0]:
             address = f"UNIX:{address}"
-        with trio.fail_after(30):
+        with trio.fail_after(60):
             return await trio.run_process(
                 list(argv),
                 env={**os.environ, "USBMUXD_SOCKET_ADDRESS": address},

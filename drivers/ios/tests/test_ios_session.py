@@ -280,7 +280,7 @@ class TestApps:
         async with bench.session() as session:
             await session.start_recording()
             bench.simulator.unplug(bench.udid)
-            with trio.fail_after(5):
+            with trio.fail_after(60):
                 await session.recording._ended.wait()
             assert len(await session.stop_recording()) == 1
 
@@ -388,7 +388,7 @@ class TestAway:
 
         async with bench.session() as session:
             stream = await session.logs(since=await session.log_mark(), follow=True)
-            with trio.fail_after(5):
+            with trio.fail_after(60):
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(expect, "install", lambda: session.install_app(once(package), size=len(package)))
                     nursery.start_soon(expect, "write", lambda: session.write("/x", Source(endless=True)))

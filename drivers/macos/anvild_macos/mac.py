@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 
 import trio
 
-from anvild.sdk import DriverFault, PermissionDenied, Power, Unavailable
+from anvild.sdk import DeviceLost, DriverFault, PermissionDenied, Power, Unavailable
 
 from .files import MacFiles
 from .logs import UnifiedLogs
@@ -63,9 +64,10 @@ async def restart(place: Place) -> None:
     connection = await place.connected()
     place.restarting = True
     try:
-        done = await place.run(["sudo", "-n", "/sbin/shutdown", "-r", "now"])
-        if done.code:
-            raise PermissionDenied(f"the Mac cannot be restarted: {done.said}")
+        with suppress(DeviceLost):  # it may go down before it has answered
+            done = await place.run(["sudo", "-n", "/sbin/shutdown", "-r", "now"])
+            if done.code:
+                raise PermissionDenied(f"the Mac cannot be restarted: {done.said}")
         with trio.move_on_after(BOOT_SECONDS) as patience:
             await connection.ended.wait()
         if patience.cancelled_caught:

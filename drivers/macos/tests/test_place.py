@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,7 @@ async def test_twenty_commands_at_once(place: Place) -> None:
 
 async def test_housekeeping_never_waits_for_verbs(place: Place) -> None:
     held = [await place.start(["sleep", "60"]) for _ in range(SESSIONS)]
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         assert (await place.run(["echo", "here"], housekeeping=True)).out == b"here\n"
     with trio.move_on_after(0.2) as waiting:
         await place.run(["true"])
@@ -184,7 +185,10 @@ def test_a_daemon_that_is_killed_leaves_nothing(sshd: Any, gone: Any) -> None:
         pids = [int(word) for word in daemon.stdout.readline().split()]
         daemon.kill()
     assert [gone(pid) for pid in pids] == [True, True]
-    assert folders() <= before
+    until = time.monotonic() + 60
+    while not folders() <= before:  # the far side removes its own when it sees the connection end
+        assert time.monotonic() < until
+        time.sleep(0.02)
 
 
 # what goes wrong on the way
@@ -192,7 +196,7 @@ def test_a_daemon_that_is_killed_leaves_nothing(sshd: Any, gone: Any) -> None:
 
 async def refusal(at_place: Any, **changes: Any) -> str:
     async with at_place(**changes) as unreachable:
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             changed = unreachable.changed
             await changed.wait()
         with pytest.raises(Unavailable) as raised:

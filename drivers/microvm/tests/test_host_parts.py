@@ -132,7 +132,7 @@ async def test_whatever_stands_in_a_folder_is_ended(tmp_path: Path) -> None:
 
 async def test_its_own_end_is_noticed(tmp_path: Path) -> None:
     one = Hypervisor.spawn(["true"], folder=tmp_path, account=OWN, inherit=(), log=tmp_path / "log")
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         await one.wait()
     one.close()
 

@@ -89,7 +89,7 @@ async def test_files_go_there_and_back_as_streams(wing: Wing, device: str) -> No
 async def test_a_terminal(wing: Wing, device: str) -> None:
     url = f"{wing.url.replace('http', 'ws')}/api/v1/devices/{device}/shell"
     headers = [("Authorization", f"Bearer {wing.first.live_key}")]
-    with trio.fail_after(20):
+    with trio.fail_after(60):
         async with open_socket(url, extra_headers=headers) as socket:
             start = {"type": "start", "argv": ["sh"], "columns": 100, "rows": 30}
             await socket.send_message(json.dumps(start))

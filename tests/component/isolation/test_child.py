@@ -62,7 +62,7 @@ def lives(pid: int) -> bool:
 
 async def gone(*pids: int) -> None:
     """Wait for processes whose end nobody tells us of."""
-    with trio.fail_after(20):
+    with trio.fail_after(60):
         while any(lives(pid) for pid in pids):  # noqa: ASYNC110  # nobody tells of it
             await trio.sleep(0.005)
 

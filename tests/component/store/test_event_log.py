@@ -162,7 +162,7 @@ async def test_followers_miss_nothing_while_others_write(store: Store, log: Even
             while len(got) < 400:
                 got += [event.id for event in await follower.batch()]
 
-    with trio.fail_after(20):
+    with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             for _ in range(100):
                 nursery.start_soon(put, store, "run.a", "run.b", "run.c", "run.d")
@@ -302,7 +302,7 @@ async def test_a_cursor_never_misses_an_event_of_concurrent_writers_in_several_p
         started: trio.Process = await nursery.start(open_process)
         return started
 
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(poll)
             nursery.start_soon(follow)

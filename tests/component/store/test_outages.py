@@ -98,7 +98,7 @@ async def test_while_the_server_is_down_callers_are_told_and_then_it_works_again
     finally:
         postgres_cluster.start()
     written = 1
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         while written == 1:
             try:
                 await remote.write(event)
@@ -123,7 +123,7 @@ async def test_a_follower_hears_of_another_daemon_after_the_listening_connection
         assert (await anext(follower)).kind == "run.a"
         await disconnect(postgres_cluster)
         await other.write(event)
-        with trio.fail_after(30):
+        with trio.fail_after(60):
             assert (await anext(follower)).kind == "run.a"
 
 

@@ -27,6 +27,7 @@ from anvild.web.websocket import WebSocket
 LIMITS = ConnectionLimits(
     connections=64,
     header_seconds=0.3,
+    decision_seconds=0.3,
     idle_seconds=0.6,
     body_seconds=0.3,
     body_rate=100_000,
@@ -184,7 +185,7 @@ Case = Sequence[bytes]
 async def _healthy(server: Served) -> None:
     """Ask whether the server lives. What was sent to it before has been read by it then."""
     for _ in range(2):
-        with trio.fail_after(5):
+        with trio.fail_after(60):
             stream = await trio.open_tcp_stream(*server.address)
             async with stream:
                 await stream.send_all(b"GET /healthz HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n")
@@ -217,7 +218,7 @@ def attack(wing_app: ASGIApp) -> Callable[[Case, bool], Awaitable[None]]:
                 stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             await stream.aclose()
             await _healthy(server)
-            with trio.fail_after(5):
+            with trio.fail_after(60):
                 while trio.lowlevel.current_statistics().tasks_living > before:  # noqa: ASYNC110
                     await trio.sleep(0.01)
             server.shutdown.set()

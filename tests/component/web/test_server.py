@@ -340,7 +340,7 @@ async def test_connections_leave_nothing_behind(serving: Serving, wing_app: ASGI
                 await stream.send_all(request)
                 assert await server.get("/healthz")
                 await stream.aclose()
-        with trio.fail_after(5):
+        with trio.fail_after(60):
             while trio.lowlevel.current_statistics().tasks_living > tasks or open_files() > files:  # noqa: ASYNC110
                 await trio.sleep(0.01)
         gc.collect()

@@ -156,7 +156,7 @@ async def test_a_tagged_program_keeps_a_limited_output(session: AndroidSession) 
     script = "i=0; while [ $i -lt 12 ]; do head -c 1048576 /dev/zero; i=$((i+1)); done; echo the end"
     process = await session.start(shell(script, tag="flood"))
     await process.aclose()
-    with trio.fail_after(20):
+    with trio.fail_after(60):
         again = await session.attach("flood", replay=True)
         data = b"".join([each.data async for each in again])
         assert (await again.wait()).ok

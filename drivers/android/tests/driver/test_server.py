@@ -61,7 +61,7 @@ async def test_a_server_that_dies_is_restarted_on_its_port(adb: str, tmp_path: P
     child = ServerChild(adb, tmp_path, ignore)
     home = tmp_path / "home"
     async with trio.open_nursery() as nursery:
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             await nursery.start(child.run)
             assert await child.server.version() >= 39
             assert (home / ".android/adbkey").exists()
@@ -73,7 +73,7 @@ async def test_a_server_that_dies_is_restarted_on_its_port(adb: str, tmp_path: P
             assert await child.server.devices() == []
             assert child.restarts == 2
         nursery.cancel_scope.cancel()
-    with trio.fail_after(20):
+    with trio.fail_after(60):
         while servers(home):  # noqa: ASYNC110  # what was killed takes a moment to go, and tells nobody
             await trio.sleep(0.02)
 
@@ -164,7 +164,7 @@ async def test_simulated_devices_of_the_driver_itself(adb: str, tmp_path: Path) 
 
     await made.start()
     try:
-        with trio.fail_after(30):
+        with trio.fail_after(60):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(made.watch, report)
                 await ready()

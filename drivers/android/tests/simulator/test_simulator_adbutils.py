@@ -18,7 +18,7 @@ Connect = MakeDevice = Any  # the types of the fixtures' values, which stand in 
 
 
 async def in_thread(action: Any, *arguments: Any) -> Any:
-    with trio.fail_after(20):
+    with trio.fail_after(60):
         return await trio.to_thread.run_sync(lambda: action(*arguments), abandon_on_cancel=True)
 
 

@@ -185,7 +185,7 @@ async def test_a_reboot_goes_away_and_comes_back_still_booting(simulate: MakeDev
         assert await adb.shell("getprop sys.boot_completed") == "1\n"
         await (adb("reboot") if how == "adb" else adb("shell", "reboot"))
         await adb.reaches("disconnect")
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             while await adb.state() != "device":
                 await adb.bare("disconnect", adb.serial)
                 await adb.bare("connect", adb.serial)
@@ -287,7 +287,7 @@ async def test_a_killed_simulator_takes_its_device_with_it(tmp_path: Path) -> No
         first = os.pidfd_open(int(await simulator.stdout.receive_some()))
         simulator.kill()
         await simulator.wait()
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             await trio.lowlevel.wait_readable(first)
         os.close(first)
 

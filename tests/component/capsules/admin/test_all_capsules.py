@@ -37,7 +37,7 @@ async def socket_to(lab: Lab, caller: Caller, path: str) -> AsyncIterator[WebSoc
 async def told(socket: WebSocketConnection, last: str) -> list[Any]:
     """The messages up to the first one of a type."""
     found: list[Any] = []
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         while not found or found[-1]["type"] != last:
             found.append(json.loads(await socket.get_message()))
     return found
@@ -110,7 +110,7 @@ async def test_a_terminal_closes_when_its_right_is_gone(
     right = ("PUT", "/v1/admin/users/{id}/admin", 204)
     theirs = {"id": to_wire("usr", user.id)}
     await admin(*right, values=theirs, json={"admin": True})
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         async with socket_to(sandboxes, other, f"{ALL}/{capsule}/pty") as socket:
             await socket.send_message(json.dumps({"type": "start", "cmd": "cat"}))
             await told(socket, "started")
@@ -209,7 +209,7 @@ async def test_who_is_deactivated_loses_the_capsules_of_their_teams(api: Caller,
 @pytest.mark.filterwarnings("ignore:Async generator 'http:ResourceWarning")
 async def test_events_of_all_teams(api: Caller, make: Any, sandboxes: Lab, contract: Document) -> None:
     admin = await sandboxes.signed_in()
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         async with listening(admin, contract, "/v1/admin/events/stream") as messages:
             theirs = await make()
             mine = await admin("POST", ALL, 201, json={"template": "host"})

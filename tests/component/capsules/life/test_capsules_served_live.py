@@ -114,7 +114,7 @@ async def test_capsules_end_with_their_team(sandboxes: Lab) -> None:
 
 async def test_what_a_capsule_uses_is_measured(api: Caller, capsule: str) -> None:
     one = {"id": capsule}
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         while True:
             measured = await api("GET", ONE + "/metrics", 200, values=one)
             if measured["points"]:

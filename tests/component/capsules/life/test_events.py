@@ -19,7 +19,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:Async generator 'http:ResourceWa
 async def test_what_happens_to_capsules_is_told(
     api: Caller, make: Any, until: Any, sandboxes: Lab, contract: Document
 ) -> None:
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         async with listening(api, contract) as messages:
             capsule = await make()
             await api("POST", "/v1/snapshots", 201, json={"sandbox_id": capsule, "name": "mine"})
@@ -51,7 +51,7 @@ async def test_what_happens_to_capsules_is_told(
 
 async def test_events_are_their_teams_own(api: Caller, make: Any, sandboxes: Lab, contract: Document) -> None:
     other = await sandboxes.stranger()
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         async with listening(other, contract) as messages:
             await make()
             mine = await other("POST", "/v1/capsules", 202, json={"template": "host"})

@@ -79,7 +79,7 @@ async def site() -> AsyncIterator[str]:
 async def made(api: Caller, **wish: Any) -> dict[str, Any]:
     """Make a capsule, and return it as it is shown when it runs."""
     capsule = await api("POST", ALL, 202, json={"template": "host", **wish})
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         while True:
             shown: dict[str, Any] = await api("GET", ONE, 200, values={"id": capsule["id"]})
             if shown["status"] == "running":

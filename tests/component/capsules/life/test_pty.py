@@ -39,7 +39,7 @@ class Terminal:
 
     async def until(self, *wanted: str, screen: bytes | None = None) -> Any:
         """Read until a message of a type, or until something is on the screen."""
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             while True:
                 message = await self._socket.get_message()
                 if isinstance(message, bytes):

@@ -241,7 +241,7 @@ async def test_a_driver_over_a_websocket(toy: ModuleType, lease: Lease) -> None:
 
     async with server(handle) as url:
         transport = await connect_websocket(url, headers={"Authorization": "Bearer t"})
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             await serve_driver(toy.ToyDriver, toy.ToyDriver, transport)
         await done.wait()
 
