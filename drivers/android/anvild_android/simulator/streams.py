@@ -85,10 +85,11 @@ class AdbStream(trio.abc.Stream):
         self._post(Packet(Command.OKAY, self.local, self.remote, payload))
 
     async def opened(self) -> bool:
-        """Wait until the peer has taken or refused a stream that this side asked for."""
+        """Wait until the peer has taken or refused a stream that this side asked for. One that it has taken and closed
+        meanwhile was taken: what it sent is there to be received."""
         while self._peer_open and not self._accepted:
             await self._moved.park()
-        return self._peer_open
+        return self._accepted
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         """Return what the peer sent next, and nothing when it has closed."""

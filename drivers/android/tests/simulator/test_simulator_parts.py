@@ -112,6 +112,19 @@ async def test_what_has_arrived_is_read_before_the_end() -> None:
         await one.send_all(b"x")
 
 
+async def test_a_stream_that_was_taken_and_closed_at_once_was_taken() -> None:
+    one = stream([])
+    one.acknowledged(Packet(Command.OKAY, 9, 1))
+    one.arrived(b"all")
+    one.hung_up()
+    assert await one.opened()
+    assert await one.receive_some() == b"all"
+    assert await one.receive_some() == b""
+    refused = stream([])
+    refused.hung_up()
+    assert not await refused.opened()
+
+
 def a_key() -> tuple[rsa.RSAPrivateKey, str]:
     key = rsa.generate_private_key(65537, 2048)
     modulus = key.public_key().public_numbers().n
