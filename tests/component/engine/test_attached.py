@@ -11,7 +11,7 @@ import pytest
 import trio
 import trio.testing
 
-from anvild.core.engine import DriverFactory, Fault, Gone, LeaseInfo, RunRequest
+from anvild.core.engine import DriverFactory, Fault, Gone, LeaseInfo, Run, RunRequest
 from anvild.core.engine.recovery import PATIENCE_SECONDS
 from anvild.core.errors import Conflict
 from anvild.sdk import (
@@ -275,11 +275,8 @@ async def test_a_restart_waits_for_a_link_that_is_down(
     await running.engine.leases.release(lease.id)
 
 
-async def test_runs_on_a_lost_link_end_and_go_elsewhere(lab: SuspendingLab, start_engine: StartEngine) -> None:
-    lab.slots = 2
-    running = await start_engine()
-    link = Link(lab)
-    await attached(running, link)
+async def endless(running: Running, lab: SuspendingLab) -> Run:
+    """Begin a run on a device of the machine elsewhere that does not end by itself, and return it when it runs."""
     lab.gate("never")
     request = RunRequest(
         team_id=TEAM,
@@ -291,6 +288,15 @@ async def test_runs_on_a_lost_link_end_and_go_elsewhere(lab: SuspendingLab, star
     begun = await running.engine.runs.submit(request)
     await running.until(begun, "running")
     await running.after()
+    return begun
+
+
+async def test_runs_on_a_lost_link_end_and_go_elsewhere(lab: SuspendingLab, start_engine: StartEngine) -> None:
+    lab.slots = 2
+    running = await start_engine()
+    link = Link(lab)
+    await attached(running, link)
+    begun = await endless(running, lab)
     link.cut()
     ended = await running.until(begun)
     assert (ended.state, ended.reason_code) == ("failed", "device_lost")
@@ -326,17 +332,7 @@ async def test_a_driver_is_detached_with_all_that_is_on_it(lab: SuspendingLab, s
     await attached(running, link)
     lasting, aside = await make(running), await make(running)
     await running.engine.leases.suspend(aside.id)
-    lab.gate("never")
-    request = RunRequest(
-        team_id=TEAM,
-        kind="told",
-        name="r",
-        spec={"steps": [{"wait": "never"}]},
-        requirements=Requirements(drivers=(NAME,), make={"fake": REQUEST}),
-    )
-    begun = await running.engine.runs.submit(request)
-    await running.until(begun, "running")
-    await running.after()
+    begun = await endless(running, lab)
     await running.engine.detach(NAME, "its host was deleted")
     await running.engine.detach(NAME, "its host was deleted")
     assert lab.made == []

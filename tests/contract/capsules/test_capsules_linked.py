@@ -44,11 +44,14 @@ def test_made_up_sequences_get_documented_answers(lab: Any, sign_in: Any) -> Non
         return not endless and operation.label not in ENDING and "documents" not in (operation.tags or ())
 
     def prepare(case: Case) -> None:
-        if isinstance(case.body, dict) and case.operation.label.endswith(" /v1/capsules"):
-            case.body["template"] = "host"
+        if case.operation.label == "POST /v1/capsules":
+            case.body = {
+                "template": "host"
+            }  # so that there are capsules to go on with; made-up bodies are asked elsewhere
 
     answered = drive_linked(
         lab, "/v1/openapi.json", asked=asked, headers=sign_in(lab), sequences=40, steps=15, prepare=prepare, said=SAID
     )
     assert len(answered) > 50, sorted(answered)
-    assert {200, 400, 404} <= set().union(*answered.values())
+    assert {200, 201, 202, 204, 400, 404} <= set().union(*answered.values())
+    assert 202 in answered["POST /v1/capsules"]
