@@ -37,11 +37,7 @@ class MacSession(MacExec, MacFiles, HostedScreen, UnifiedLogs):
         return ["log", *words]
 
     async def last_start(self) -> int:
-        told = await self.demand(["sysctl", "-n", "kern.boottime"], "the Mac does not say when it was started")
-        found = BOOT_TIME.search(told.out)
-        if found is None:
-            raise DriverFault(f"sysctl on the Mac told no time: {told.said}")
-        return int(found[1])
+        return await last_start(self.place)
 
     def picture_command(self, path: str) -> Sequence[str]:
         return ["screencapture", "-x", "-t", "png", path]
@@ -59,19 +55,33 @@ class RestartableMac(MacSession, Power):
         await restart(self.place)
 
 
+async def last_start(place: Place) -> int:
+    """Return when a Mac was started, in seconds since 1970. Raises Unavailable, DeviceLost, DriverFault."""
+    told = await place.run(["sysctl", "-n", "kern.boottime"])
+    found = BOOT_TIME.search(told.out)
+    if told.code or found is None:
+        raise DriverFault(f"the Mac does not say when it was started: {told.said}")
+    return int(found[1])
+
+
 async def restart(place: Place) -> None:
     """Restart a Mac and wait for it. Raises PermissionDenied, Unavailable."""
     connection = await place.connected()
+    before = await last_start(place)
     place.restarting = True
     try:
+        answered = False
         with suppress(DeviceLost):  # it may go down before it has answered
             done = await place.run(["sudo", "-n", "/sbin/shutdown", "-r", "now"])
             if done.code:
                 raise PermissionDenied(f"the Mac cannot be restarted: {done.said}")
+            answered = True
         with trio.move_on_after(BOOT_SECONDS) as patience:
             await connection.ended.wait()
         if patience.cancelled_caught:
             raise Unavailable("the Mac was told to restart and did not")
         await place.connected(BOOT_SECONDS)
+        if not answered and await last_start(place) == before:
+            raise Unavailable("the connection to the Mac broke before it was told to restart")
     finally:
         place.restarting = False

@@ -460,9 +460,13 @@ def main(tool, words):
         case ["ditto", *_]:
             ditto(words)
         case ["sysctl", "-n", "kern.boottime"]:
-            print("{ sec = 1700000000, usec = 123456 } Tue Nov 14 22:13:20 2023")
+            with state() as known:
+                print(f"{{ sec = {1700000000 + known['restarts']}, usec = 123456 }} Tue Nov 14 22:13:20 2023")
         case ["sudo", "-n", "-l", "/sbin/shutdown"]:
             sys.exit(0 if mode("sudo") else 1)
+        case ["sudo", "-n", "/sbin/shutdown", "-r", "now"] if mode("sudo") == "slow":
+            (HOME / "restart").touch()
+            time.sleep(60)
         case ["sudo", "-n", "/sbin/shutdown", "-r", "now"] if mode("sudo"):
             with state() as known:
                 known["restarts"] += 1

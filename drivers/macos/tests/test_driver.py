@@ -234,6 +234,23 @@ async def test_a_mac_that_may_be_restarted(running: Any, stub: Any, sshd: Any) -
     assert stub.state["restarts"] == 1
 
 
+async def test_a_mac_whose_link_breaks_first_was_not_restarted(running: Any, stub: Any, sshd: Any) -> None:
+    stub.set(sudo="slow")
+    async with running() as lab, lab.open("mini") as mac, trio.open_nursery() as nursery:
+        site = lab.driver.watcher.sites[0]
+
+        async def reboot() -> None:
+            with pytest.raises(Unavailable, match="before it was told to restart"):
+                await mac.reboot()
+
+        nursery.start_soon(reboot)
+        while not (stub.home / "restart").exists():
+            await site.place.run(["true"])
+        (stub.home / "restart").unlink()
+        sshd.cut()
+    assert stub.state["restarts"] == 0
+
+
 # recovery and health
 
 
